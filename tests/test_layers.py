@@ -1,0 +1,150 @@
+"""The shape of the source, held by tests: layers, sizes, names, docstrings, and a library that does not talk.
+
+Every import counts, also those inside functions and below ``TYPE_CHECKING``: an import for a type is knowledge too.
+"""
+
+import ast
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_LINES = 450
+
+LAYERS = ("snapshots", "goexfs.overlay", "goexfs.fuse", "goexfs.session", "goexfs.cli")
+"""From the lowest to the highest; a module imports from its own layer and from lower ones."""
+
+BARRED = {
+    "snapshots": ("goexfs", "click", "rich", "pyfuse3", "trio", "watchdog", "platformdirs"),
+    "goexfs.overlay": ("pyfuse3", "trio", "click", "rich", "sqlite3", "watchdog", "platformdirs"),
+    "goexfs.fuse": ("sqlite3", "click", "rich", "platformdirs"),
+    "goexfs.session": ("click", "sqlite3"),
+    "goexfs.cli": ("sqlite3", "pyfuse3", "trio"),
+}
+"""Libraries that a layer must not know, besides the layers above it."""
+
+JUNK_DRAWERS = {"helpers", "helper", "utils", "util", "common", "misc"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_name(path): path for package in ("snapshots", "goexfs") for path in sorted((ROOT / package).rglob("*.py"))
+}
+ALL_FILES = sorted({*MODULES.values(), *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")})
+
+
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_bytes(), str(path))
+
+
+def imported(name: str) -> Iterator[tuple[int, str]]:
+    """(line, absolute module) of every import in the module called ``name``, ``from a import b`` as ``a.b``."""
+    path = MODULES[name]
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, f"{source}.{alias.name}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
+            assert node.args, "import_module without a name"
+            assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: a computed import hides a layer"
+            yield node.lineno, str(node.args[0].value)
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+def layer_of(name: str) -> int | None:
+    """Index in LAYERS; None for ``goexfs`` itself, which re-exports the Python API."""
+    return next((index for index, layer in enumerate(LAYERS) if inside(name, layer)), None)
+
+
+def test_there_is_something_to_check() -> None:
+    assert {layer_of(name) for name in MODULES} >= set(range(len(LAYERS)))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_downwards_only(name: str) -> None:
+    layer = layer_of(name)
+    wrong = []
+    for line, target in imported(name):
+        above = layer_of(target)
+        if layer is None:  # goexfs/__init__.py, goexfs/__main__.py
+            if above is not None and LAYERS[above] == "goexfs.cli" and name == "goexfs":
+                wrong.append(f"{line}: {target}")
+        elif above is not None and above > layer:
+            wrong.append(f"{line}: {target}")
+        elif any(inside(target, barred) for barred in BARRED[LAYERS[layer]]):
+            wrong.append(f"{line}: {target}")
+    assert not wrong, f"{MODULES[name]} imports {wrong}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if inside(name, "snapshots")])
+def test_the_library_does_not_talk(name: str) -> None:
+    silent = {"print", "input", "exit", "quit", "breakpoint"}
+    barred = {"sys.exit", "sys.stdout", "sys.stderr", "sys.stdin", "sys.argv", "os.environ", "os.environb", "os.getenv",
+              "os.getenvb", "os._exit", "os.path.expanduser", "Path.home", "Path.expanduser"}  # fmt: skip
+    wrong = []
+    for node in ast.walk(parsed(MODULES[name])):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in silent:
+            wrong.append(f"{node.lineno}: {node.func.id}()")
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in barred:
+            wrong.append(f"{node.lineno}: {ast.unparse(node)}")
+    wrong += [f"{line}: {target}" for line, target in imported(name) if target in barred]
+    assert not wrong, f"{MODULES[name]} talks: {wrong}"
+
+
+@pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_shape(path: Path) -> None:
+    lines = path.read_text().count("\n")
+    assert lines <= MOST_LINES, f"{path} has {lines} lines: split it by what it owns"
+    assert not JUNK_DRAWERS & {part.strip("_") for part in path.relative_to(ROOT).with_suffix("").parts}
+    stars = [
+        node.lineno
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+    ]
+    assert not stars, f"{path} has star imports in lines {stars}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_have_docstrings(name: str) -> None:
+    tree = parsed(MODULES[name])
+    missing = [] if ast.get_docstring(tree) else ["the module"]
+    missing += _undocumented(tree, "")
+    assert not missing, f"{MODULES[name]}: no docstring on {missing}"
+
+
+def _undocumented(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[str]:
+    for node in scope.body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or node.name.startswith("_"):
+            continue
+        marks = [ast.unparse(decorator) for decorator in node.decorator_list]
+        if any(mark.endswith((".setter", "overload", "override")) for mark in marks):
+            continue
+        if not ast.get_docstring(node):
+            yield f"{prefix}{node.name}"
+        if isinstance(node, ast.ClassDef):
+            yield from _undocumented(node, f"{prefix}{node.name}.")
+
+
+def test_a_new_layer_breaker_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks above can fail: a type-only import inside a function is enough."""
+    breaker = tmp_path / "breaker.py"
+    breaker.write_text("def f():\n    if TYPE_CHECKING:\n        from goexfs.cli import main\n")
+    monkeypatch.setitem(MODULES, "snapshots.breaker", breaker)
+    with pytest.raises(AssertionError, match=r"goexfs\.cli\.main"):
+        test_imports_go_downwards_only("snapshots.breaker")
