@@ -27,7 +27,7 @@ def unmount(point: bytes) -> None:
 
 
 def processes_below(*roots: Path) -> dict[int, str]:
-    """Processes other than this one with an open file, or the working directory, below ``roots``: pid to command line."""
+    """Processes other than this one with a file open or the working directory below ``roots``: pid to command line."""
     prefixes = tuple(str(root).rstrip("/") + "/" for root in roots)
     found = {}
     for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):

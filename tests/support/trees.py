@@ -16,7 +16,8 @@ Picture = dict[bytes, dict[str, Any]]
 def picture(root: Path | bytes, *, times: bool = True, contents: bool = True) -> Picture:
     """Every path below ``root`` (``b"."`` is the root itself) and what is to be known about it.
 
-    That is kind, mode, owner, mtime, size and digest of the content, target, device number, xattrs and links.  Hard links are told by ``same_as``: the first path, in byte order, of the same inode.
+    That is kind, mode, owner, mtime, size and digest of the content, target, device number, xattrs and links.  Hard
+    links are told by ``same_as``: the first path, in byte order, of the same inode.
     """
     top = os.fsencode(root)
     found: Picture = {}
