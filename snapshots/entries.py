@@ -153,3 +153,14 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """(parent, name) pairs whose links are dropped: the base shows through again, or nothing was there"""
     next_ino: int
     """the first inode number that no node of this run ever had"""
+
+
+class UpperState(msgspec.Struct, frozen=True):
+    """Everything an upper consists of, as read from the store; what the overlay and the diff are built from."""
+
+    entries: dict[int, Entry]
+    """by inode number; empty for a run that changed nothing yet (not even the root need have an entry)"""
+    links: dict[int, dict[bytes, int]]
+    """inode number of a directory -> name -> inode number of what it names, or ``WHITEOUT``"""
+    next_ino: int
+    """the first inode number that no node of this run ever had"""
