@@ -1,0 +1,131 @@
+"""The one table from exception to exit status, and the one line a person gets.
+
+Owns every status that goexfs itself ends with (``docs/exit-status.md`` is the same table in prose; a test compares
+them).  Own statuses start at 64, above what a child usually returns, because ``goexfs run`` ends with its child's.
+Loaded only when something went wrong, so it may import the types it names.
+"""
+
+import os
+import sys
+import tempfile
+import traceback
+from typing import IO, Any
+
+import click
+
+from goexfs.session import errors as session_errors
+from snapshots import errors as store_errors
+
+USAGE = 2
+INTERNAL = 70
+INTERRUPTED = 130
+READER_GONE = 141
+
+STATUS: dict[type[BaseException], int] = {
+    store_errors.GoexfsError: 64,
+    store_errors.BaseError: 65,
+    store_errors.RunError: 66,
+    store_errors.RunUnknown: 67,
+    store_errors.RunAmbiguous: 68,
+    store_errors.RunExists: 69,
+    # 70 is INTERNAL: an error in goexfs itself
+    store_errors.RunBusy: 71,
+    store_errors.RunState: 72,
+    store_errors.StoreError: 73,
+    store_errors.StoreMissing: 74,
+    store_errors.StoreTooNew: 75,
+    store_errors.StoreDamaged: 76,
+    store_errors.ObjectMissing: 76,
+    store_errors.StoreFull: 77,
+    store_errors.StoreUnusable: 78,
+    store_errors.Conflict: 79,
+    store_errors.MergeError: 80,
+    session_errors.NestedStore: 81,
+    session_errors.BaseReplaced: 82,
+    session_errors.MountpointError: 83,
+    session_errors.MountBusy: 84,
+    session_errors.FuseUnavailable: 85,
+    session_errors.ServerError: 86,
+    session_errors.SandboxError: 87,
+    session_errors.CommandError: 126,
+    session_errors.CommandNotExecutable: 126,
+    session_errors.CommandNotFound: 127,
+}
+"""Exception type -> exit status; a type that is not listed has the status of its nearest listed ancestor."""
+
+CONFLICTS_SHOWN = 50
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status for an exception."""
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return READER_GONE
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), INTERNAL)
+
+
+class Failure(click.ClickException):
+    """Any exception, as click lets it leave: ``show`` prints its line, ``exit_code`` is its status."""
+
+    def __init__(self, error: BaseException) -> None:
+        error = _single(error)
+        super().__init__(str(error))
+        self.error = error
+        self.exit_code = status_of(error)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """One line on stderr (for a conflict one more per path)."""
+        if self.exit_code == READER_GONE:
+            _forget_stdout()
+            return
+        for line in describe(self.error):
+            click.echo(line, err=True, file=file)
+
+
+def describe(error: BaseException) -> list[str]:
+    """The lines for a person.  Messages may quote names chosen by an agent, so they are made harmless."""
+    from goexfs.cli.output import count, printable
+
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return ["goexfs: interrupted"]
+    if not isinstance(error, store_errors.GoexfsError):
+        summary = printable(traceback.format_exception_only(error)[-1].strip())
+        return [f"goexfs: internal error: {summary} (please report it; {_save_traceback(error)})"]
+    lines = [f"goexfs: {printable(str(error) or type(error).__name__)}"]
+    conflicts = error.conflicts if isinstance(error, store_errors.Conflict) else ()
+    lines += [f"  {printable(str(conflict))}" for conflict in conflicts[:CONFLICTS_SHOWN]]
+    if len(conflicts) > CONFLICTS_SHOWN:
+        lines.append(f"  … and {count(len(conflicts) - CONFLICTS_SHOWN, 'more conflict')}")
+    return lines
+
+
+def _single(error: BaseException) -> BaseException:
+    """trio wraps what a task raised in groups; a group of one is that one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _save_traceback(error: BaseException) -> str:
+    """Write the traceback where the temporary files are; says where, or that it could not."""
+    from goexfs.doctor import goexfs_version
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="goexfs-traceback-", suffix=".txt")
+        with os.fdopen(descriptor, "w", errors="backslashreplace") as file:
+            file.write(f"goexfs {goexfs_version()}, Python {sys.version}\n{sys.argv!r}\n\n{text}")
+    except OSError as reason:
+        return f"the traceback could not be written: {reason}"
+    return f"the traceback is in {path}"
+
+
+def _forget_stdout() -> None:
+    """Nobody reads stdout any more: the flush at exit must not fail again."""
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):
+        pass

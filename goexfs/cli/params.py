@@ -1,0 +1,69 @@
+"""What commands take: a RUN, a DIR as bytes, and the shell's completion of runs.
+
+Owns the click parameter types that several themes share.  The store is opened only for completion, read as it is
+and never created by it.
+"""
+
+import os
+
+import click
+from click.shell_completion import CompletionItem
+
+from goexfs.cli.output import age, command_line, home
+
+
+class RunRef(click.ParamType[str]):
+    """The beginning of a run's id, its name, or ``@``: resolved by the store, completed from it."""
+
+    name = "run"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Names and ids of the runs that are active or kept, with what they are over; nothing on any error."""
+        import goexfs
+
+        try:
+            with goexfs.open_store(create=False) as store:
+                records = [handle.record for handle in store.runs()]
+        except Exception:  # a completion must never write into the line being typed
+            return []
+        items = []
+        for record in reversed(records):
+            about = f"{record.state}, {age(record.created_ns)} ago, {home(record.base)}: {command_line(record.command)}"
+            for word in filter(None, (record.name, record.id)):
+                if word.startswith(incomplete):
+                    items.append(CompletionItem(word, help=about))
+        return items
+
+
+RUN = RunRef()
+DIRECTORY = click.Path(path_type=bytes)
+"""Any path, as bytes: whether it exists and is a directory is for the library to say, with its own status."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+color_option = click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours; auto: on a terminal, unless NO_COLOR is set.",
+)
+
+
+def below_base(path: bytes, base: bytes, mountpoint: bytes | None, cwd: bytes) -> bytes:
+    """A PATH argument as a path relative to the base.
+
+    An absolute one is below the base (or the mountpoint).  A relative one is relative to the current directory when
+    that is inside either, else to the base.  Raises ``click.BadParameter`` for anything outside.
+    """
+    roots = [root for root in (base, mountpoint) if root]
+    start = cwd if any(_inside(cwd, root) for root in roots) else base
+    full = os.path.normpath(os.path.join(start, path))
+    for root in roots:
+        if _inside(full, root):
+            return full[len(root.rstrip(b"/")) + 1 :]
+    raise click.BadParameter(f"{home(full)} is not inside the base {home(base)}")
+
+
+def _inside(path: bytes, root: bytes) -> bool:
+    root = root.rstrip(b"/")
+    return path == root or path.startswith(root + b"/") or not root
