@@ -1,0 +1,240 @@
+"""Open files: reading, writing, truncating, and the copy-up they begin with.
+
+Owns the transitions between the states of a content (see ``content``).  Event-loop thread only.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+
+from goexfs.overlay.changes import Op
+from goexfs.overlay.content import (
+    COPY_WHOLE_LIMIT,
+    BaseFile,
+    Content,
+    FrozenSpool,
+    Inline,
+    Sealed,
+    Source,
+    Spool,
+    rounded_blocks,
+)
+from goexfs.overlay.nodes import Dir, File, Node
+from goexfs.overlay.ranges import RangeSet
+from goexfs.overlay.view import View, error
+from snapshots.entries import INLINE_LIMIT, Changed
+
+MAX_FILE_SIZE = (1 << 63) - 1
+_SUID_SGID = stat.S_ISUID | stat.S_ISGID
+
+
+class Handle:
+    """An open file."""
+
+    __slots__ = ("flags", "node")
+
+    def __init__(self, node: File, flags: int) -> None:
+        self.node = node
+        self.flags = flags
+
+    @property
+    def writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self.flags & os.O_ACCMODE != os.O_RDONLY
+
+
+class Files:
+    """The operations on contents of one view."""
+
+    def __init__(self, view: View, now_ns: Callable[[], int]) -> None:
+        self._view = view
+        self._changes = view.changes
+        self._now_ns = now_ns
+        self._spools = 0
+
+    # -- handles
+
+    def open(self, node: Node, flags: int) -> Handle:
+        """Open a regular file; with O_TRUNC it is empty afterwards.
+
+        The base file is opened now, so that it stays readable.
+        """
+        if not isinstance(node, File):
+            raise error(errno.EISDIR if isinstance(node, Dir) else errno.ENXIO)
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            self.truncate(node, 0)
+        elif node.content is None:
+            self._view.base_file(node).open()
+        elif isinstance(node.content, Sealed) and node.content.base is not None:
+            node.content.base.open()
+        return self._opened(node, flags)
+
+    def opened(self, node: File, flags: int) -> Handle:
+        """A handle on a file that was created just now."""
+        return self._opened(node, flags)
+
+    def _opened(self, node: File, flags: int) -> Handle:
+        handle = Handle(node, flags)
+        node.opens += 1
+        node.writers += handle.writable
+        return handle
+
+    def release(self, handle: Handle) -> None:
+        """Close a handle."""
+        node = handle.node
+        node.opens -= 1
+        node.writers -= handle.writable
+        if not node.opens:
+            if node.base_file is not None and node.base_file.trusted is None:
+                node.base_file.close()
+            self._view.release_if_unused(node)
+
+    # -- reading
+
+    def read(self, handle: Handle, offset: int, size: int) -> bytes | bytearray | memoryview:
+        """Up to *size* bytes; short only at the end of the file.  `WouldBlock` when the disk is needed."""
+        node = handle.node
+        content = node.content
+        if content is None:
+            return self._view.base_file(node).read(offset, size)
+        return content.read(offset, size)
+
+    # -- writing
+
+    def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Write *data*; copies up on the first write.  Answers the number of bytes, all of them."""
+        node = handle.node
+        end = offset + len(data)
+        if end > MAX_FILE_SIZE:
+            raise error(errno.EFBIG)
+        content = self._writable(node, max(end, node.size))
+        if isinstance(content, Inline):
+            before = len(content.buffer)
+            content.write(offset, data)
+            self._changes.inline_bytes += len(content.buffer) - before
+        else:
+            content.write(offset, data)
+        self._written(node, content, Op.WRITE)
+        return len(data)
+
+    def truncate(self, node: File, size: int) -> None:
+        """Set the length."""
+        if size > MAX_FILE_SIZE or size < 0:
+            raise error(errno.EFBIG)
+        if size == 0 and not isinstance(node.content, Inline | Spool):
+            self._changes.before(node)
+            content: Inline | Spool = Inline()  # nothing of the old content survives: no copy-up
+            self._become(node, content)
+        else:
+            content = self._writable(node, size)
+        if isinstance(content, Inline):
+            self._changes.inline_bytes += size - len(content.buffer)
+        content.truncate(size)
+        self._written(node, content, Op.TRUNCATE)
+
+    def _written(self, node: File, content: Inline | Spool, op: Op) -> None:
+        now = self._now_ns()
+        node.size = content.size
+        node.blocks = content.blocks() if isinstance(content, Spool) else rounded_blocks(node.size)
+        node.mtime_ns = node.ctime_ns = now
+        node.pushed = False
+        if node.mode & _SUID_SGID:
+            self.kill_privileges(node)
+        self._changes.record(op, node, Changed.DATA, now)
+
+    def kill_privileges(self, node: File) -> None:
+        """What a write by somebody without CAP_FSETID does to the mode:
+
+        no setuid, and no setgid unless it means locking.
+        """
+        node.mode &= ~stat.S_ISUID
+        if node.mode & stat.S_IXGRP:
+            node.mode &= ~stat.S_ISGID
+        node.face = None
+
+    # -- copy-up
+
+    def _writable(self, node: File, size: int) -> Inline | Spool:
+        """The content of *node* in a state that takes a write up to *size*; the first call copies up."""
+        content = node.content
+        if isinstance(content, Spool) or (isinstance(content, Inline) and size <= INLINE_LIMIT):
+            return content
+        largest = max(size, node.size)
+        source: Content | Source = self._view.base_file(node) if content is None else content
+        if largest <= INLINE_LIMIT:
+            whole = source.read(0, node.size) if node.size else b""
+            self._changes.before(node)
+            fresh: Inline | Spool = Inline(whole)
+            self._changes.inline_bytes += len(whole)
+        elif isinstance(source, Inline):
+            fresh = self._new_spool(node, 0, None)
+            fresh.write(0, source.buffer)
+            self._changes.inline_bytes -= len(source.buffer)
+        else:
+            fresh = self._spool_over(node, source)
+        self._become(node, fresh)
+        return fresh
+
+    def _spool_over(self, node: File, source: Content | Source) -> Spool:
+        whole = None
+        if node.size <= COPY_WHOLE_LIMIT:
+            whole = source.read(0, node.size)
+        self._changes.before(node)
+        if whole is not None:
+            spool = self._new_spool(node, 0, None)
+            spool.write(0, whole)
+            return spool
+        if node.content is None:
+            base_file = self._view.base_file(node)
+            base_file.open()  # held from now on: the base may lose its name
+            base_file.trusted = node.identity
+            return self._new_spool(node, node.size, base_file)
+        assert isinstance(source, Sealed | FrozenSpool)
+        return self._new_spool(node, node.size, source)
+
+    def _new_spool(self, node: File, size: int, source: Source | None) -> Spool:
+        self._spools += 1
+        path = self._view.spool / f"{node.ino:x}.{self._spools:x}"
+        return Spool.create(path, self._view.pool, size=size, source=source, limit=size)
+
+    def _become(self, node: File, content: Inline | Spool) -> None:
+        """Give *node* its new content; a base file that nothing reads any more is closed with the last handle."""
+        node.content = content
+        node.changed |= Changed.DATA
+        if isinstance(content, Inline) or content.source is None:
+            self._trust_no_longer(node)
+
+    def _trust_no_longer(self, node: File) -> None:
+        if node.base_file is not None and node.base_file.trusted is not None:
+            node.base_file.trusted = None
+            if not node.opens:
+                node.base_file.close()
+
+    def rescue(self, node: File) -> None:
+        """The base lost or replaced the file that a partly copied *node* still reads: copy the rest while its
+        descriptor is held.
+
+        Waits for the disk; raises OSError when the old content is gone (the base file was changed in place).
+        """
+        content = node.content
+        if isinstance(content, Sealed) and content.base is not None:
+            spool = self._new_spool(node, node.size, content)
+            held, limit = content.base, content.record.base_limit
+            covered = RangeSet()
+            for extent in content.record.extents:
+                covered.add(extent.offset, extent.offset + extent.length)
+        elif isinstance(content, Spool) and isinstance(content.source, BaseFile):
+            spool, held, limit, covered = content, content.source, content.source_limit, content.ranges
+        else:
+            return
+        for start, end, inside in list(covered.pieces(0, min(limit, node.size))):
+            at = start
+            while not inside and at < end:
+                data = held.read_held(at, min(COPY_WHOLE_LIMIT, end - at))
+                spool.write(at, data)
+                at += len(data)
+        if spool.source is held:
+            spool.source, spool.source_limit = None, 0
+        self._become(node, spool)
+        self._changes.record(Op.FOLLOW, node, Changed.DATA, self._now_ns())

@@ -1,0 +1,83 @@
+"""Directory listings.
+
+Owns the order of names and the positions in it.  A listing takes the names once, when it starts (or is rewound), and
+numbers them; so a position stays valid whatever is created or removed meanwhile, and no name is lost or doubled.
+Nodes are loaded as the listing reaches them.  Event-loop thread only.
+"""
+
+import errno
+from collections.abc import Iterator
+
+from goexfs.overlay.nodes import WHITEOUT, Dir, Node
+from goexfs.overlay.view import View, error
+
+
+class DirHandle:
+    """An open directory."""
+
+    __slots__ = ("names", "node")
+
+    def __init__(self, node: Dir) -> None:
+        self.node = node
+        self.names: list[bytes] | None = None
+
+
+class Listings:
+    """The operations on directory handles of one view."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def opendir(self, node: Node) -> DirHandle:
+        """Open a directory; ENOTDIR."""
+        if not isinstance(node, Dir):
+            raise error(errno.ENOTDIR)
+        node.opens += 1
+        return DirHandle(node)
+
+    def releasedir(self, handle: DirHandle) -> None:
+        """Close it."""
+        handle.node.opens -= 1
+        self._view.release_if_unused(handle.node)
+
+    def readdir(self, handle: DirHandle, start: int) -> Iterator[tuple[bytes, Node, int]]:
+        """The entries from position *start* on, as (name, node, position of the next one); 0 is the beginning.
+
+        ``.`` and ``..`` come first.  May raise `WouldBlock` from any step: then list again from the last position
+        that was taken.
+        """
+        node = handle.node
+        if start == 0 or handle.names is None:
+            handle.names = self._names(node)
+        if start <= 0:
+            yield b".", node, 1
+        if start <= 1:
+            yield b"..", node.parent or node, 2
+        names = handle.names
+        for at in range(max(start - 2, 0), len(names)):
+            child = self._view.find(node, names[at])
+            if child is not None:
+                yield names[at], child, at + 3
+
+    def _names(self, node: Dir) -> list[bytes]:
+        children, hidden = node.children, node.hidden
+        shown: list[bytes] = []
+        if node.base is not None:
+            try:
+                shown = self._view.base.list(node.base)
+            except OSError as e:
+                if e.errno not in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+                    raise
+            if hidden:
+                shown = [name for name in shown if name not in hidden]
+        if not children:
+            return shown
+        below = set(shown)
+        names = [name for name in shown if children.get(name) is not WHITEOUT]
+        # An unchanged child that the base no longer has is not listed: the report of its disappearance is on its way.
+        names += [
+            name
+            for name, child in children.items()
+            if name not in below and isinstance(child, Node) and (child.kept or not node.shows(child, name))
+        ]
+        return names

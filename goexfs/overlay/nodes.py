@@ -1,0 +1,229 @@
+"""The nodes of the merged view, one per inode the kernel knows or the run has changed.
+
+Owns what a node remembers; knows neither how nodes are found nor how they change (``view``, ``names``, ``files``).
+The fields are the truth for a changed node and the cache for an unchanged one: a request about metadata reads them
+and makes no system call. Event-loop thread only.
+"""
+
+import os
+import stat
+
+from goexfs.overlay.content import BaseFile, Content
+from snapshots.base import BaseDir
+from snapshots.entries import Identity
+
+
+class Node:
+    """One inode.  Subclasses: `Dir`, `File`, `Symlink`; a `Node` itself is a FIFO, socket or device."""
+
+    __slots__ = (
+        "atime_ns",
+        "base_dir",
+        "base_name",
+        "blocks",
+        "changed",
+        "ctime_ns",
+        "dev",
+        "base_ino",
+        "face",
+        "gid",
+        "ino",
+        "identity",
+        "kept",
+        "links",
+        "lookups",
+        "mode",
+        "mtime_ns",
+        "name",
+        "nlink",
+        "opens",
+        "parent",
+        "rdev",
+        "size",
+        "stored",
+        "uid",
+        "xattrs",
+        "__weakref__",
+    )
+
+    def __init__(self, ino: int, mode: int) -> None:
+        self.ino = ino
+        self.mode = mode
+        self.uid = 0
+        self.gid = 0
+        self.rdev = 0
+        self.nlink = 1
+        self.size = 0
+        self.blocks = 0
+        """in units of 512 bytes"""
+        self.atime_ns = 0
+        self.mtime_ns = 0
+        self.ctime_ns = 0
+        self.parent: Dir | None = None
+        """the directory of the node's first known name; None for the root and for a node without a name"""
+        self.name = b""
+        self.links: set[tuple[Dir, bytes]] | None = None
+        """all known names when there is more than one, else None"""
+        self.base_dir: BaseDir | None = None
+        """the base directory the node came from; None when the run created it"""
+        self.base_name = b""
+        self.dev = 0
+        """of the base inode; 0 when the run created the node"""
+        self.base_ino = 0
+        self.identity: Identity | None = None
+        """of the base inode when the run first changed the node"""
+        self.changed = 0
+        """a set of `snapshots.entries.Changed` bits"""
+        self.kept = False
+        """whether the node belongs to the upper: changed, moved, or a directory on the way to such a node"""
+        self.stored = False
+        """whether the last checkpoint has an entry of it"""
+        self.xattrs: dict[bytes, bytes] | None = None
+        """the complete set once the run changed one, else None: as in the base"""
+        self.lookups = 0
+        """how often the kernel was told of the node and has not yet forgotten it"""
+        self.opens = 0
+        """open handles"""
+        self.face: object | None = None
+        """for the adapter: a ready reply, reset to None whenever an attribute changes"""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.ino} {self.name!r}>"
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether this is a directory."""
+        return False
+
+    def take(self, st: os.stat_result) -> None:
+        """Take over every attribute of a base inode."""
+        self.mode = st.st_mode
+        self.uid = st.st_uid
+        self.gid = st.st_gid
+        self.rdev = st.st_rdev
+        self.nlink = st.st_nlink
+        self.size = st.st_size
+        self.blocks = st.st_blocks
+        self.atime_ns = st.st_atime_ns
+        self.mtime_ns = st.st_mtime_ns
+        self.ctime_ns = st.st_ctime_ns
+        self.face = None
+
+    def same_as(self, st: os.stat_result) -> bool:
+        """Whether an unchanged node still is what the base shows (access time apart)."""
+        return (
+            self.base_ino == st.st_ino
+            and self.mtime_ns == st.st_mtime_ns
+            and self.ctime_ns == st.st_ctime_ns
+            and self.size == st.st_size
+            and self.mode == st.st_mode
+            and self.dev == st.st_dev
+        )
+
+    def base_identity(self) -> Identity:
+        """The identity of the base inode, from the attributes of a node that is still unchanged."""
+        return Identity(self.dev, self.base_ino, self.mode, self.size, self.mtime_ns, self.ctime_ns)
+
+    def names(self) -> list[tuple["Dir", bytes]]:
+        """Every known (directory, name) of this node."""
+        if self.links is not None:
+            return sorted(self.links, key=lambda link: (link[0].ino, link[1]))
+        return [] if self.parent is None else [(self.parent, self.name)]
+
+    def add_name(self, parent: "Dir", name: bytes) -> None:
+        """Remember one more name."""
+        if self.parent is None:
+            self.parent, self.name = parent, name
+        elif (self.parent, self.name) != (parent, name):
+            if self.links is None:
+                self.links = {(self.parent, self.name)}
+            self.links.add((parent, name))
+
+    def drop_name(self, parent: "Dir", name: bytes) -> None:
+        """Forget a name; another known one takes its place as the first."""
+        if self.links is not None:
+            self.links.discard((parent, name))
+            if (self.parent, self.name) == (parent, name):
+                self.parent, self.name = next(iter(self.links))
+            if len(self.links) == 1:
+                self.links = None
+        elif (self.parent, self.name) == (parent, name):
+            self.parent, self.name = None, b""
+
+
+class Whiteout:
+    """The type of `WHITEOUT`, which stands in ``Dir.children`` for a name that the base has and the run does not."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "WHITEOUT"
+
+
+WHITEOUT = Whiteout()
+
+
+class Dir(Node):
+    """A directory: its known names, and the base directory that shows through."""
+
+    __slots__ = ("base", "children", "hidden", "version")
+
+    def __init__(self, ino: int, mode: int) -> None:
+        super().__init__(ino, mode)
+        self.children: dict[bytes, Node | Whiteout] = {}
+        """names that are loaded, created or whited out; a name that is absent here may still be in ``base``"""
+        self.base: BaseDir | None = None
+        """where unlisted names are looked up; None when nothing shows through"""
+        self.hidden: frozenset[bytes] = frozenset()
+        """base names that this run must not see (the store, the mountpoint)"""
+        self.version = 0
+        """counts changes of names, for listings"""
+
+    @property
+    def is_dir(self) -> bool:
+        """Whether this is a directory."""
+        return True
+
+    def shows(self, node: Node, name: bytes) -> bool:
+        """Whether *name* in this directory is the very place in the base that *node* came from."""
+        return self.base is not None and node.base_dir is self.base and node.base_name == name
+
+
+class File(Node):
+    """A regular file."""
+
+    __slots__ = ("base_file", "content", "pushed", "writers")
+
+    def __init__(self, ino: int, mode: int) -> None:
+        super().__init__(ino, mode)
+        self.content: Content | None = None
+        """None while the content is the base file's"""
+        self.base_file: BaseFile | None = None
+        """how the base file is read while a handle or the content needs it"""
+        self.writers = 0
+        """open handles that may write"""
+        self.pushed = False
+        """for the adapter: the content was pushed into the page cache"""
+
+
+class Symlink(Node):
+    """A symbolic link."""
+
+    __slots__ = ("target",)
+
+    def __init__(self, ino: int, mode: int) -> None:
+        super().__init__(ino, mode)
+        self.target: bytes | None = None
+        """None until the base was asked"""
+
+
+def new_node(ino: int, mode: int) -> Node:
+    """A fresh node of the kind that *mode* says."""
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFREG:
+        return File(ino, mode)
+    if kind == stat.S_IFDIR:
+        return Dir(ino, mode)
+    if kind == stat.S_IFLNK:
+        return Symlink(ino, mode)
+    return Node(ino, mode)

@@ -1,0 +1,137 @@
+"""The overlay as its callers see it: one object with every operation.
+
+Owns the composition and the few operations that need two of its parts.  Everything is synchronous, belongs to one
+thread, takes and gives nodes (never paths), and raises `OSError` with the errno that the kernel is to see, or
+`WouldBlock`.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from snapshots.upper import UpperState
+
+from goexfs.overlay.attributes import Attributes
+from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool
+from goexfs.overlay.files import Files, Handle
+from goexfs.overlay.listing import Listings
+from goexfs.overlay.names import Names
+from goexfs.overlay.nodes import File, Node
+from goexfs.overlay.outside import Outside
+from goexfs.overlay.restore import restore
+from goexfs.overlay.sealing import Sealing
+from goexfs.overlay.view import View
+from snapshots.base import BaseTree
+
+
+class Overlay:
+    """The merged view of *base* and an upper that starts as *state*.
+
+    *objects* reads sealed contents, *spool* is a directory for large dirty ones, *hidden* are paths below the base
+    that the run must neither see nor touch, *now_ns* is the clock.
+    """
+
+    def __init__(
+        self,
+        base: BaseTree,
+        state: UpperState,
+        objects: ObjectReader,
+        spool: Path,
+        *,
+        hidden: frozenset[bytes] = frozenset(),
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.view = view = View(base, objects, spool, hidden=hidden, next_ino=state.next_ino)
+        restore(view, state)
+        self.root = view.root
+        self.nodes = view.nodes
+        names = Names(view, now_ns)
+        self._files = files = Files(view, now_ns)
+        attributes = Attributes(view, files, now_ns)
+        listings = Listings(view)
+        sealing = Sealing(view)
+        outside = Outside(view, files)
+        # Bound once: a request reaches its operation without a frame in between.
+        self.lookup = view.lookup
+        self.remember = view.remember
+        self.forget = view.forget
+        self.refresh = view.refresh
+        self.mknod = names.mknod
+        self.mkdir = names.mkdir
+        self.symlink = names.symlink
+        self.link = names.link
+        self.unlink = names.unlink
+        self.rmdir = names.rmdir
+        self.rename = names.rename
+        self.open = files.open
+        self.read = files.read
+        self.write = files.write
+        self.release = files.release
+        self.kill_privileges = files.kill_privileges
+        self.setattr = attributes.setattr
+        self.readlink = attributes.readlink
+        self.getxattr = attributes.getxattr
+        self.listxattr = attributes.listxattr
+        self.setxattr = attributes.setxattr
+        self.removexattr = attributes.removexattr
+        self.statvfs = attributes.statvfs
+        self.opendir = listings.opendir
+        self.readdir = listings.readdir
+        self.releasedir = listings.releasedir
+        self.collect = sealing.collect
+        self.finish = sealing.finish
+        self.give_back = sealing.give_back
+        self.base_changed = outside.base_changed
+        self.everything_changed = outside.everything_changed
+
+    @property
+    def base_watched(self) -> bool:
+        """Whether changes of the base are reported; if not, lookups of unchanged nodes ask the base again."""
+        return self.view.base_watched
+
+    @base_watched.setter
+    def base_watched(self, watched: bool) -> None:
+        self.view.base_watched = watched
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something is not in the store yet."""
+        return bool(self.view.changes)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Dirty contents held in memory, in bytes."""
+        return self.view.changes.inline_bytes
+
+    @property
+    def last_change_ns(self) -> int:
+        """When the run last changed something (since the mount); 0 when it has not."""
+        return self.view.changes.last_ns
+
+    @property
+    def change_count(self) -> int:
+        """How many changes there were since the mount."""
+        return self.view.changes.count
+
+    def create(self, parent: Node, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[Node, Handle]:
+        """Create a regular file and open it; EEXIST when there is one (the kernel has looked before it asks)."""
+        node = self.mknod(parent, name, mode, 0, uid, gid)
+        assert isinstance(node, File)
+        return node, self._files.opened(node, flags)
+
+    def spool_to_sync(self, handle: Handle) -> int | None:
+        """For fsync of a large dirty file:
+
+        a descriptor to sync and close in a worker thread; None when the content is in memory.
+        """
+        content = handle.node.content
+        if isinstance(content, Spool):
+            return content.sync()
+        return None
+
+    def close(self) -> None:
+        """Close every descriptor.  What is still dirty and not collected is lost."""
+        for node in self.nodes.values():
+            if isinstance(node, File) and isinstance(node.content, FrozenSpool):
+                node.content.close(remove=False)
+        self.view.pool.close()

@@ -1,0 +1,79 @@
+"""The upper of an earlier mount, back in memory.
+
+Owns the way from records to nodes.  Runs once, before the first request.
+"""
+
+from snapshots.upper import UpperState
+
+from goexfs.overlay.content import BaseFile, Sealed
+from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
+from goexfs.overlay.view import View
+from snapshots.entries import ROOT_INO, Changed, Entry
+from snapshots.entries import WHITEOUT as WHITEOUT_INO
+
+
+def restore(view: View, state: UpperState) -> None:
+    """Put every entry and link of *state* into *view*."""
+    for entry in state.entries.values():
+        if entry.ino == ROOT_INO:
+            _fill(view, view.root, entry)
+        else:
+            node = new_node(entry.ino, entry.mode)
+            _fill(view, node, entry)
+            view.register(node)
+            if isinstance(node, Dir) and entry.origin is not None and not entry.opaque:
+                view.attach_base(node, view.base.dir(entry.origin.path))
+    for parent_ino, names in state.links.items():
+        parent = view.nodes.get(parent_ino)
+        if not isinstance(parent, Dir):
+            continue  # fsck names it; a mount goes on with what is whole
+        for name, ino in names.items():
+            if ino == WHITEOUT_INO:
+                parent.children[name] = WHITEOUT
+                continue
+            child = view.nodes.get(ino)
+            if child is not None:
+                parent.children[name] = child
+                child.add_name(parent, name)
+
+
+def _fill(view: View, node: Node, entry: Entry) -> None:
+    node.mode, node.uid, node.gid, node.rdev = entry.mode, entry.uid, entry.gid, entry.rdev
+    node.nlink, node.size = entry.nlink, entry.size
+    node.atime_ns, node.mtime_ns, node.ctime_ns = entry.atime_ns, entry.mtime_ns, entry.ctime_ns
+    node.changed = entry.changed
+    node.xattrs = None if entry.xattrs is None else dict(entry.xattrs)
+    node.kept = node.stored = True
+    if isinstance(node, Symlink):
+        node.target = entry.target
+    origin = entry.origin
+    if origin is not None and node is not view.root:
+        above, _, name = origin.path.rpartition(b"/")
+        node.base_dir, node.base_name = view.base.dir(above), name
+        node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity
+    if isinstance(node, File) and entry.content is not None:
+        base: BaseFile | None = None
+        if entry.content.base_limit and node.base_dir is not None:
+            base = view.base_file(node)
+            base.trusted = node.identity
+        node.content = Sealed(entry.content, view.objects, base)
+        node.blocks = node.content.blocks()
+    elif origin is not None:
+        _follow_base(view, node)
+
+
+def _follow_base(view: View, node: Node) -> None:
+    """Of what the run did not change, the base says how it is today."""
+    if node.base_dir is None:
+        return
+    try:
+        st = view.base.stat(node.base_dir, node.base_name)
+    except OSError:
+        return  # the base lost it: reads answer ESTALE, and a merge calls it a conflict
+    if (st.st_dev, st.st_ino) != (node.dev, node.base_ino) and not node.is_dir:
+        return
+    if not node.changed:
+        node.take(st)
+        node.dev, node.base_ino = st.st_dev, st.st_ino
+    elif isinstance(node, File) and not node.changed & Changed.DATA:
+        node.size, node.blocks = st.st_size, st.st_blocks

@@ -1,0 +1,201 @@
+"""From memory and spool to the store: collect, store, finish.
+
+Owns the hand-over between the event loop and the sealing thread.  `Sealing.collect` and `Sealing.finish` run on the
+event loop's thread and cost what is dirty; `store_batch` runs in a worker thread with a `snapshots.Store` of its own,
+does all hashing and writing, and touches nothing that the loop may change: contents are frozen when they are
+collected, and a later write makes a successor.  One batch is under way at a time.
+"""
+
+import os
+from typing import NamedTuple
+
+import msgspec
+from snapshots.store import Store
+
+from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool, sealed_record
+from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink
+from goexfs.overlay.view import View
+from snapshots.entries import WHITEOUT as WHITEOUT_INO
+from snapshots.entries import Checkpoint, Content, Entry, Extent, Link, Origin
+
+
+class Job(NamedTuple):
+    """One content to be stored for one entry."""
+
+    ino: int
+    frozen: FrozenInline | FrozenSpool
+
+
+class Batch(NamedTuple):
+    """Everything that changed up to one moment."""
+
+    entries: list[Entry]
+    """without the contents of *jobs*"""
+    jobs: list[Job]
+    gone: list[int]
+    links: list[Link]
+    unlinked: list[tuple[int, bytes]]
+    next_ino: int
+    nodes: dict[int, Node]
+    changed_links: set[tuple[Dir, bytes]]
+
+
+class Sealing:
+    """Collects dirty nodes of one view and takes back what was stored."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def collect(self) -> Batch | None:
+        """Freeze all that is dirty; None when nothing is."""
+        changes = self._view.changes
+        if not changes:
+            return None
+        nodes, changed_links = changes.take()
+        entries: list[Entry] = []
+        jobs: list[Job] = []
+        gone: list[int] = []
+        for node in nodes.values():
+            if not node.nlink and node is not self._view.root:
+                if node.stored:
+                    gone.append(node.ino)
+                    node.stored = False
+                continue
+            entries.append(self._entry(node, jobs))
+        links: list[Link] = []
+        unlinked: list[tuple[int, bytes]] = []
+        for directory, name in changed_links:
+            child = directory.children.get(name)
+            if child is WHITEOUT:
+                links.append(Link(directory.ino, name, WHITEOUT_INO))
+            elif isinstance(child, Node) and child.kept:
+                links.append(Link(directory.ino, name, child.ino))
+            else:
+                unlinked.append((directory.ino, name))
+        return Batch(entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links)
+
+    def _entry(self, node: Node, jobs: list[Job]) -> Entry:
+        content: Content | None = None
+        if isinstance(node, File) and node.content is not None:
+            if isinstance(node.content, Inline):
+                self._view.changes.inline_bytes -= node.content.size
+                node.content = node.content.freeze()
+            elif isinstance(node.content, Spool):
+                node.content = node.content.freeze()
+            if isinstance(node.content, FrozenInline | FrozenSpool):
+                jobs.append(Job(node.ino, node.content))
+            elif isinstance(node.content, Sealed):
+                content = node.content.record
+        return Entry(
+            ino=node.ino,
+            mode=node.mode,
+            uid=node.uid,
+            gid=node.gid,
+            rdev=node.rdev,
+            nlink=node.nlink,
+            size=node.size,
+            atime_ns=node.atime_ns,
+            mtime_ns=node.mtime_ns,
+            ctime_ns=node.ctime_ns,
+            changed=int(node.changed),
+            origin=self._origin(node),
+            content=content,
+            target=node.target if isinstance(node, Symlink) and node.base_dir is None else None,
+            xattrs=None if node.xattrs is None else dict(node.xattrs),
+            opaque=isinstance(node, Dir) and node.base is None and node.base_dir is not None,
+        )
+
+    def _origin(self, node: Node) -> Origin | None:
+        if node is self._view.root:
+            return Origin(b"", node.identity or node.base_identity())
+        if node.base_dir is None:
+            return None
+        above = node.base_dir.path
+        path = above + b"/" + node.base_name if above else node.base_name
+        if not node.changed:
+            return Origin(path, node.base_identity())
+        return Origin(path, node.identity or node.base_identity())
+
+    def finish(self, batch: Batch, stored: dict[int, Content]) -> None:
+        """The batch is in the store:
+
+        contents that were not written meanwhile are sealed, the others stand on sealed sources.
+        """
+        for job in batch.jobs:
+            node = batch.nodes[job.ino]
+            if isinstance(node, File):
+                self._sealed(node, job.frozen, stored[job.ino])
+        for entry in batch.entries:
+            batch.nodes[entry.ino].stored = True
+
+    def _sealed(self, node: File, frozen: FrozenInline | FrozenSpool, record: Content) -> None:
+        base = node.base_file if record.base_limit else None
+        sealed = Sealed(record, self._view.objects, base)
+        if node.content is frozen:
+            node.content = sealed
+            if not record.base_limit and node.base_file is not None and node.base_file.trusted is not None:
+                node.base_file.trusted = None
+                if not node.opens:
+                    node.base_file.close()
+        elif isinstance(node.content, Spool) and node.content.source is frozen:
+            node.content.source = sealed
+        while isinstance(frozen, FrozenSpool):  # also the sources that an earlier batch failed to store
+            frozen.close(remove=True)
+            frozen = frozen.source  # type: ignore[assignment]
+
+    def give_back(self, batch: Batch) -> None:
+        """The batch could not be stored (no room, say): all of it stays dirty."""
+        self._view.changes.give_back(batch.nodes, batch.changed_links)
+        for job in batch.jobs:
+            node = batch.nodes[job.ino]
+            if isinstance(node, File) and node.content is job.frozen and isinstance(job.frozen, FrozenSpool):
+                node.content = job.frozen.thaw()
+        for ino in batch.gone:
+            batch.nodes[ino].stored = True
+
+
+def store_batch(batch: Batch, store: Store, run_id: str) -> dict[int, Content]:
+    """Store a batch: objects first, then one checkpoint that names them.  Answers the contents by inode number.
+
+    For the sealing thread.  Raises `snapshots.errors.StoreFull` and other store errors; then nothing of the batch is
+    visible.
+    """
+    stored: dict[int, Content] = {}
+    small = [
+        (job.ino, job.frozen.data) for job in batch.jobs if isinstance(job.frozen, FrozenInline) and job.frozen.data
+    ]
+    names = store.objects.put_many([data for _, data in small])
+    for (ino, data), name in zip(small, names, strict=True):
+        stored[ino] = Content(len(data), 0, (Extent(0, len(data), name, 0),))
+    for job in batch.jobs:
+        if isinstance(job.frozen, FrozenSpool):
+            stored[job.ino] = _store_spool(job.frozen, store)
+        elif not job.frozen.data:
+            stored[job.ino] = Content(0, 0, ())
+    entries = [
+        msgspec.structs.replace(entry, content=stored[entry.ino]) if entry.ino in stored else entry
+        for entry in batch.entries
+    ]
+    store.upper(run_id).commit(
+        Checkpoint(tuple(entries), tuple(batch.gone), tuple(batch.links), tuple(batch.unlinked), batch.next_ino)
+    )
+    return stored
+
+
+def _store_spool(frozen: FrozenSpool, store: Store) -> Content:
+    below: Content | None = None
+    if isinstance(frozen.source, Sealed):
+        below = frozen.source.record
+    elif isinstance(frozen.source, FrozenSpool):  # an earlier batch failed
+        below = _store_spool(frozen.source, store)
+    ranges = [(start, end - start) for start, end in frozen.ranges]
+    if ranges == [(0, frozen.size)]:
+        copy = frozen.path.with_name(frozen.path.name + ".seal")
+        copy.unlink(missing_ok=True)  # of a batch that failed
+        os.link(frozen.path, copy)  # the loop goes on reading under the first name until the batch is finished
+        return Content(frozen.size, 0, (Extent(0, frozen.size, store.objects.put_file(copy), 0),))
+    fd = frozen.open_fd()
+    try:
+        return sealed_record(frozen, store.objects.put_ranges(fd, ranges), below)
+    finally:
+        os.close(fd)

@@ -1,0 +1,320 @@
+"""The merged view: which node a name leads to.
+
+Owns the table of nodes, their inode numbers, and how base inodes become nodes and are forgotten again.  Knows no open
+files and changes nothing that a run would keep.  Event-loop thread only.
+
+Inode numbers are the base's own.  A base inode gets a number from the high range instead when its own is taken or
+misleading: it is on another device, it is number 1, or the number belongs to a node that the base has since replaced.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from goexfs.overlay.changes import Changes
+from goexfs.overlay.content import BaseFile, Inline, ObjectReader, Spool
+from goexfs.overlay.descriptors import DescriptorPool
+from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
+from snapshots.base import BaseDir, BaseTree
+from snapshots.entries import FIRST_NEW_INO, ROOT_INO
+
+NAME_MAX = 255
+
+
+def error(number: int) -> OSError:
+    """An OSError that says nothing more than its errno."""
+    return OSError(number, os.strerror(number))
+
+
+class View:
+    """All nodes of one run.
+
+    *hidden* are paths below the base that the run must not see and the view must not touch (the store, the
+    mountpoint: a stat of the own mountpoint would wait for ourselves).
+    """
+
+    def __init__(
+        self, base: BaseTree, objects: ObjectReader, spool: Path, *, hidden: frozenset[bytes], next_ino: int
+    ) -> None:
+        self.base = base
+        self.objects = objects
+        self.spool = spool
+        self.pool = DescriptorPool()
+        self.changes = Changes()
+        self.base_watched = False
+        """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
+        self.next_ino = next_ino
+        self.nodes: dict[int, Node] = {}
+        self._aliases: dict[tuple[int, int], Node] = {}
+        """base inodes whose node does not bear their number"""
+        self._numbers: dict[tuple[int, int], int] = {}
+        """numbers once given to inodes of other devices, so that they stay the same"""
+        self._dirs: dict[bytes, Dir] = {}
+        """loaded directories by the path of their base"""
+        self._hidden: dict[bytes, set[bytes]] = {}
+        for path in hidden:
+            above, _, name = path.rpartition(b"/")
+            self._hidden.setdefault(above, set()).add(name)
+        self.root = self._make_root()
+
+    def _make_root(self) -> Dir:
+        st = self.base.stat_dir(self.base.root)
+        root = Dir(ROOT_INO, st.st_mode)
+        root.take(st)
+        root.dev, root.base_ino = st.st_dev, st.st_ino
+        root.lookups = 1  # the kernel never forgets it
+        root.kept = True
+        root.base_dir, root.base_name = self.base.root, b"."
+        self.nodes[ROOT_INO] = root
+        self._aliases[(st.st_dev, st.st_ino)] = root
+        self.attach_base(root, self.base.root)
+        return root
+
+    def attach_base(self, directory: Dir, base: BaseDir | None) -> None:
+        """Let *base* show through *directory*."""
+        directory.base = base
+        if base is not None:
+            path = base.path
+            self._dirs[path] = directory
+            hidden = self._hidden.get(path)
+            directory.hidden = frozenset(hidden) if hidden else frozenset()
+
+    def detach_base(self, directory: Dir) -> None:
+        """Nothing of the base shows through *directory* any more."""
+        if directory.base is not None and self._dirs.get(directory.base.path) is directory:
+            del self._dirs[directory.base.path]
+        directory.base = None
+
+    def dir_over(self, path: bytes) -> Dir | None:
+        """The loaded directory that the base directory at *path* shows through."""
+        return self._dirs.get(path)
+
+    # -- inode numbers
+
+    def new_number(self) -> int:
+        """A number that no node of this run ever had."""
+        self.next_ino += 1
+        return self.next_ino - 1
+
+    def of_base(self, dev: int, ino: int) -> Node | None:
+        """The node of a base inode, if it is loaded."""
+        node = self.nodes.get(ino) if dev == self.base.dev else None
+        if node is not None and node.base_ino == ino and node.dev == dev and (dev, ino) not in self._aliases:
+            return node
+        return self._aliases.get((dev, ino))
+
+    def _number_for(self, st: os.stat_result) -> int:
+        ino = st.st_ino
+        if st.st_dev == self.base.dev and ROOT_INO < ino < FIRST_NEW_INO and ino not in self.nodes:
+            return ino
+        if st.st_dev == self.base.dev:
+            return self.new_number()
+        number = self._numbers.get((st.st_dev, ino))
+        if number is None or number in self.nodes:
+            number = self._numbers[(st.st_dev, ino)] = self.new_number()
+        return number
+
+    def register(self, node: Node) -> None:
+        """Enter a node into the tables."""
+        self.nodes[node.ino] = node
+        if node.dev and (node.ino != node.base_ino or node.dev != self.base.dev):
+            self._aliases[(node.dev, node.base_ino)] = node
+        elif node.dev:
+            self._aliases.pop((node.dev, node.base_ino), None)
+
+    def unregister(self, node: Node) -> None:
+        """Take a node out of the tables; its files are closed, its spool is removed."""
+        if self.nodes.get(node.ino) is node:
+            del self.nodes[node.ino]
+        if self._aliases.get((node.dev, node.base_ino)) is node:
+            del self._aliases[(node.dev, node.base_ino)]
+        if isinstance(node, Dir):
+            self.detach_base(node)
+        elif isinstance(node, File):
+            if node.base_file is not None:
+                node.base_file.close()
+            if isinstance(node.content, Spool):  # a frozen one belongs to the batch that is being stored
+                node.content.close(remove=True)
+            elif isinstance(node.content, Inline):
+                self.changes.inline_bytes -= node.content.size
+            node.content = None
+
+    # -- names
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """The node of a name; ENOENT, ENOTDIR, ENAMETOOLONG.  Does not count as a lookup of the kernel."""
+        if not isinstance(parent, Dir):
+            raise error(errno.ENOTDIR)
+        child = parent.children.get(name)
+        if child is None:
+            return self._load(parent, name)
+        if isinstance(child, Whiteout):
+            raise error(errno.ENOENT)
+        if not self.base_watched and not child.changed and parent.shows(child, name):
+            if not child.kept:
+                return self._again(parent, name, child)
+            self.refresh(child)
+        return child
+
+    def find(self, parent: Node, name: bytes) -> Node | None:
+        """Like `lookup`, but None for a name that is not there."""
+        try:
+            return self.lookup(parent, name)
+        except FileNotFoundError:
+            return None
+
+    def base_has(self, parent: Dir, name: bytes) -> bool:
+        """Whether the base has *name* below what shows through *parent*: removing it then takes a whiteout."""
+        if parent.base is None or name in parent.hidden:
+            return False
+        try:
+            self.base.stat(parent.base, name)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as e:
+            if e.errno in (errno.ESTALE, errno.ENAMETOOLONG):
+                return False
+            raise
+        return True
+
+    def _load(self, parent: Dir, name: bytes) -> Node:
+        if parent.base is None or name in parent.hidden:
+            if len(name) > NAME_MAX:
+                raise error(errno.ENAMETOOLONG)
+            raise error(errno.ENOENT)
+        try:
+            st = self.base.stat(parent.base, name)
+        except OSError as e:
+            raise error(errno.ENOENT if e.errno in (errno.ESTALE, errno.ENOTDIR) else e.errno or errno.EIO) from None
+        return self.adopt(parent, name, st)
+
+    def _again(self, parent: Dir, name: bytes, child: Node) -> Node:
+        """An unwatched base: is *name* still what it was?"""
+        assert parent.base is not None
+        try:
+            st = self.base.stat(parent.base, name)
+        except OSError:
+            self.drop_child(parent, name, child)
+            raise error(errno.ENOENT) from None
+        if child.same_as(st):
+            return child
+        return self.replace(parent, name, child, st)
+
+    def replace(self, parent: Dir, name: bytes, child: Node, st: os.stat_result) -> Node:
+        """The base shows something else than the unchanged *child* at *name*."""
+        if (
+            isinstance(child, Dir)
+            and stat.S_ISDIR(st.st_mode)
+            and child.base_ino == st.st_ino
+            and child.dev == st.st_dev
+        ):
+            child.take(st)  # the same directory with other names or attributes: a directory has no content to mix up
+            return child
+        self.drop_child(parent, name, child)
+        return self.adopt(parent, name, st)
+
+    def drop_child(self, parent: Dir, name: bytes, child: Node) -> None:
+        """The base no longer has the unchanged *child* at *name*.  What is open stays readable through its
+        descriptor.
+        """
+        if parent.children.get(name) is child:
+            del parent.children[name]
+        child.drop_name(parent, name)
+        if child.parent is None and not child.kept:
+            # Its number may come back for another file while the kernel still knows this one: the table must not
+            # confuse them.
+            if self._aliases.get((child.dev, child.base_ino)) is child:
+                del self._aliases[(child.dev, child.base_ino)]
+            child.base_ino = 0
+            if not child.lookups and not child.opens:
+                self.unregister(child)
+
+    def adopt(self, parent: Dir, name: bytes, st: os.stat_result) -> Node:
+        """The node of the base inode *st* found at *name*: the one that is loaded already (a hard link), or a new
+        one.
+        """
+        node = self.of_base(st.st_dev, st.st_ino)
+        if node is not None:
+            same_kind = stat.S_IFMT(node.mode) == stat.S_IFMT(st.st_mode)
+            linked = st.st_nlink > 1 and not node.is_dir
+            if same_kind and linked and (node.changed or node.same_as(st)):
+                parent.children[name] = node
+                node.add_name(parent, name)
+                return node
+            if not node.kept and not node.lookups and not node.opens and isinstance(node, File | Symlink):
+                for directory, known in node.names():
+                    self.drop_child(directory, known, node)
+        node = new_node(self._number_for(st), st.st_mode)
+        node.take(st)
+        node.dev, node.base_ino = st.st_dev, st.st_ino
+        assert parent.base is not None
+        node.base_dir, node.base_name = parent.base, name
+        node.add_name(parent, name)
+        parent.children[name] = node
+        self.register(node)
+        if isinstance(node, Dir):
+            self.attach_base(node, self.base.child(parent.base, name))
+        return node
+
+    def remember(self, node: Node, count: int = 1) -> None:
+        """The kernel was told of *node*."""
+        node.lookups += count
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel forgot *count* lookups of an inode; an unchanged node that nothing needs is dropped."""
+        node = self.nodes.get(ino)
+        if node is None:
+            return
+        node.lookups -= count
+        if node.lookups <= 0:
+            node.lookups = 0
+            self.release_if_unused(node)
+
+    def release_if_unused(self, node: Node) -> None:
+        """Drop a node from memory unless something still needs it."""
+        if node.lookups or node.opens or node is self.root:
+            return
+        if (
+            node.nlink and node.kept
+        ):  # also without a name: a hard link of the base whose other names were never asked for
+            return
+        if isinstance(node, Dir) and node.parent is not None and any(c is not WHITEOUT for c in node.children.values()):
+            return
+        parents = [directory for directory, _ in node.names()]
+        for directory, name in node.names():
+            if directory.children.get(name) is node:
+                del directory.children[name]
+        node.parent, node.links = None, None
+        self.unregister(node)
+        for directory in parents:
+            self.release_if_unused(directory)
+
+    # -- the base below a node
+
+    def base_file(self, node: File) -> BaseFile:
+        """How to read the base file of *node*."""
+        if node.base_file is None:
+            if node.base_dir is None:
+                raise error(errno.ESTALE)
+            node.base_file = BaseFile(self.base, node.base_dir, node.base_name, node.dev, _ino_of(node), self.pool)
+        return node.base_file
+
+    def refresh(self, node: Node) -> None:
+        """Ask the base again for the attributes of an unchanged node (an unwatched base)."""
+        if node.changed or node.base_dir is None or not node.base_ino:
+            return
+        try:
+            st = (
+                self.base.stat_dir(self.base.root)
+                if node is self.root
+                else self.base.stat(node.base_dir, node.base_name)
+            )
+        except OSError:
+            return  # it is gone; the next lookup will say so, and an open handle keeps what it has
+        if (st.st_dev, st.st_ino) == (node.dev, node.base_ino) and not node.same_as(st):
+            node.take(st)
+
+
+def _ino_of(node: Node) -> int:
+    return node.identity.ino if node.identity is not None else node.base_ino
