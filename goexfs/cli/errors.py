@@ -109,7 +109,7 @@ def _single(error: BaseException) -> BaseException:
 
 def _save_traceback(error: BaseException) -> str:
     """Write the traceback where the temporary files are; says where, or that it could not."""
-    from goexfs.doctor import goexfs_version
+    from goexfs.cli.version import goexfs_version
 
     text = "".join(traceback.format_exception(error))
     try:

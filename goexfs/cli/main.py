@@ -62,7 +62,7 @@ class Commands(click.Group):
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from goexfs.doctor import goexfs_version
+    from goexfs.cli.version import goexfs_version
 
     click.echo(f"goexfs {goexfs_version()}")
     ctx.exit()

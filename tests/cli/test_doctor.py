@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from goexfs import doctor
+from goexfs.doctor import places
 from tests.cli.conftest import GOEXFS, Command, environment
 from tests.support.users import OrdinaryUser
 
@@ -80,11 +81,11 @@ def test_directories_are_counted(area: Path) -> None:
     for name in ("a/b/c", "d", ".hidden/e"):
         (area / name).mkdir(parents=True)
     (area / "link").symlink_to("a")
-    assert doctor.count_directories(area) == (7, True)
-    assert doctor.count_directories(area / "missing") == (0, True)
-    assert doctor.count_directories(Path("/"), seconds=0)[1] is False
+    assert places.count_directories(area) == (7, True)
+    assert places.count_directories(area / "missing") == (0, True)
+    assert places.count_directories(Path("/"), seconds=0)[1] is False
 
 
 def test_reflink_probe_leaves_nothing(area: Path) -> None:
-    assert doctor.can_reflink(area) in (True, False)
+    assert places.can_reflink(area) in (True, False)
     assert list(area.iterdir()) == []
