@@ -30,6 +30,7 @@ A larger one keeps reading its unwritten ranges from the base.
 """
 
 _BLOCK = 4096
+_EARLY_LIMIT = 64
 
 
 class ObjectReader(Protocol):
@@ -64,7 +65,7 @@ class BaseFile:
         self.dev = dev
         self.ino = ino
         self.trusted: Identity | None = None
-        self._early: tuple[int, int, bytes] | None = None
+        self._early: dict[tuple[int, int], bytes] = {}
 
     def open_fd(self) -> int:
         """Open the base file; ESTALE when another file has its name now."""
@@ -92,10 +93,10 @@ class BaseFile:
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
         """Bytes of the base file, from the page cache; raises `WouldBlock` when they are not all there."""
-        early = self._early
-        if early is not None and early[:2] == (offset, length):
-            self._early = None
-            return early[2]
+        if self._early:
+            early = self._early.pop((offset, length), None)
+            if early is not None:
+                return early
         fd = self._pool.get(self)
         self._check(fd)
         buffer = bytearray(length)
@@ -104,19 +105,19 @@ class BaseFile:
         except OSError as error:  # EAGAIN: not in the page cache; EOPNOTSUPP: this filesystem cannot say
             if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
                 raise
-            got = 0
-        if got == length:
-            return buffer
-        # A short answer may be the end of the file or the end of what the cache has: only a waiting read can tell.
-        if got and offset + got >= os.fstat(fd).st_size:
-            return memoryview(buffer)[:got]
-        if not got and offset >= os.fstat(fd).st_size:
-            return b""
+        else:
+            if got in (length, 0):
+                return memoryview(buffer)[:got]
+            # A short answer may be the end of the file or the end of what the cache has.
+            if offset + got >= os.fstat(fd).st_size:
+                return memoryview(buffer)[:got]
         own = os.dup(fd)
 
         def prepare() -> None:
             try:
-                self._early = (offset, length, os.pread(own, length, offset))
+                if len(self._early) >= _EARLY_LIMIT:  # of reads that were interrupted and never came back
+                    self._early.clear()
+                self._early[offset, length] = os.pread(own, length, offset)
             finally:
                 os.close(own)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshots.upper import UpperState
+from snapshots.entries import UpperState
 
 from goexfs.overlay.attributes import Attributes
 from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool

@@ -3,7 +3,7 @@
 Owns the way from records to nodes.  Runs once, before the first request.
 """
 
-from snapshots.upper import UpperState
+from snapshots.entries import UpperState
 
 from goexfs.overlay.content import BaseFile, Sealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node

@@ -1,0 +1,150 @@
+"""A base on a filesystem that may answer slowly or not at all (network, FUSE): nothing of it is asked on the event
+loop.
+
+Owns the hand-over of answers: a question that has no answer yet raises `WouldBlock`; its ``prepare`` asks in the
+worker thread, through a `BaseTree` of that thread, and leaves the answer (or the error) for the operation, which is
+then called again.  A thread that is stuck holds up nobody but its own caller.  For a local disk the plain `BaseTree`
+is right: a thread costs more than the answer.
+
+Threading: as `BaseTree`, except that ``prepare`` runs in any thread.
+"""
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+from goexfs.overlay.blocking import WouldBlock
+from snapshots.base import BaseDir, BaseTree
+
+SLOW_FILESYSTEMS = frozenset(b"9p afs ceph cifs coda gfs2 lustre nfs nfs4 ocfs2 smb3 virtiofs".split())
+
+ANSWER_S = 1.0
+"""How long an answer is good for, in seconds;
+
+longer when the base is so slow that an operation could not collect all it needs.
+"""
+
+_UNCLAIMED_LIMIT = 4096
+"""Answers kept at most; operations that were interrupted never come back for theirs."""
+
+
+class _Answer(NamedTuple):
+    value: Any
+    failure: OSError | None
+    until: float
+    """by ``time.monotonic``"""
+
+
+def is_slow(path: bytes) -> bool:
+    """Whether the filesystem at *path* may keep its callers waiting: the network ones and everything on FUSE."""
+    want = os.stat(path).st_dev
+    number = b"%d:%d" % (os.major(want), os.minor(want))
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:
+            fields = line.split()
+            if fields[2] == number:
+                kind = fields[fields.index(b"-") + 1]
+                return kind in SLOW_FILESYSTEMS or kind == b"fuse" or kind.startswith(b"fuse.")
+    return False
+
+
+_Question = tuple[str, *tuple[Hashable, ...]]
+_Key = tuple[bytes, _Question]
+
+
+class SlowBaseTree(BaseTree):
+    """A `BaseTree` that never waits once ``waiting`` is False."""
+
+    def __init__(self, path: bytes, *, max_open: int = 256) -> None:
+        super().__init__(path, max_open=max_open)
+        self.waiting = True
+        """while the overlay is being built, before there is an event loop"""
+        self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
+        self._lock = threading.Lock()
+        self._threads = threading.local()
+
+    def _ask(self, question: _Question, ask: Callable[[BaseTree, BaseDir], Any], d: BaseDir) -> Any:
+        path = d.path
+        if self.waiting:
+            return ask(self._mine(), self._mine().dir(path))
+        key = (path, question)
+        with self._lock:
+            # A descriptor has one owner; any other answer stays, because an operation that needs two would
+            # otherwise lose the first while it waits for the second.
+            answer = self._answers.pop(key, None) if question[0] == "open" else self._answers.get(key)
+        if answer is None or answer.until < time.monotonic():
+
+            def prepare() -> None:
+                self._prepare(key, ask)
+
+            raise WouldBlock(prepare)
+        if answer.failure is not None:
+            raise OSError(answer.failure.errno, answer.failure.strerror)
+        return answer.value
+
+    def _prepare(self, key: _Key, ask: Callable[[BaseTree, BaseDir], Any]) -> None:
+        started = time.monotonic()
+        value, failure = None, None
+        try:
+            tree = self._mine()
+            value = ask(tree, tree.dir(key[0]))
+        except OSError as e:
+            failure = e
+        now = time.monotonic()
+        with self._lock:
+            self._answers[key] = _Answer(value, failure, now + max(ANSWER_S, 4 * (now - started)))
+            self._answers.move_to_end(key)
+            dropped = self._answers.popitem(last=False) if len(self._answers) > _UNCLAIMED_LIMIT else None
+        if dropped is not None and dropped[0][1][0] == "open" and dropped[1].value is not None:
+            os.close(dropped[1].value)
+
+    def _mine(self) -> BaseTree:
+        tree: BaseTree | None = getattr(self._threads, "tree", None)
+        if tree is None:
+            tree = self._threads.tree = BaseTree(self.path)
+        return tree
+
+    # -- what a `BaseTree` answers
+
+    def stat(self, d: BaseDir, name: bytes) -> os.stat_result:
+        """See `BaseTree.stat`."""
+        result: os.stat_result = self._ask(("stat", name), lambda tree, own: tree.stat(own, name), d)
+        return result
+
+    def stat_dir(self, d: BaseDir) -> os.stat_result:
+        """See `BaseTree.stat_dir`."""
+        result: os.stat_result = self._ask(("stat_dir",), lambda tree, own: tree.stat_dir(own), d)
+        return result
+
+    def open(self, d: BaseDir, name: bytes, flags: int = os.O_RDONLY) -> int:
+        """See `BaseTree.open`."""
+        fd: int = self._ask(("open", name, flags), lambda tree, own: tree.open(own, name, flags), d)
+        return fd
+
+    def readlink(self, d: BaseDir, name: bytes) -> bytes:
+        """See `BaseTree.readlink`."""
+        target: bytes = self._ask(("readlink", name), lambda tree, own: tree.readlink(own, name), d)
+        return target
+
+    def xattrs(self, d: BaseDir, name: bytes) -> dict[bytes, bytes]:
+        """See `BaseTree.xattrs`."""
+        found: dict[bytes, bytes] = self._ask(("xattrs", name), lambda tree, own: tree.xattrs(own, name), d)
+        return found
+
+    def listxattr(self, d: BaseDir, name: bytes) -> "list[bytes]":
+        """See `BaseTree.listxattr`."""
+        found: list[bytes] = self._ask(("listxattr", name), lambda tree, own: tree.listxattr(own, name), d)
+        return found
+
+    def getxattr(self, d: BaseDir, name: bytes, attr: bytes) -> bytes:
+        """See `BaseTree.getxattr`."""
+        value: bytes = self._ask(("getxattr", name, attr), lambda tree, own: tree.getxattr(own, name, attr), d)
+        return value
+
+    def list(self, d: BaseDir) -> "list[bytes]":
+        """See `BaseTree.list`."""
+        names: list[bytes] = self._ask(("list",), lambda tree, own: tree.list(own), d)
+        return names
