@@ -250,6 +250,8 @@ class Names:
             parent.nlink -= parent.nlink > 2
         else:
             node.nlink -= 1
+            if not node.nlink and isinstance(node, File):
+                self._view.orphans.add(node)
         node.ctime_ns = now
 
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshots.entries import UpperState
-
 from goexfs.overlay.attributes import Attributes
 from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool
 from goexfs.overlay.files import Files, Handle
@@ -22,6 +20,7 @@ from goexfs.overlay.restore import restore
 from goexfs.overlay.sealing import Sealing
 from goexfs.overlay.view import View
 from snapshots.base import BaseTree
+from snapshots.entries import UpperState
 
 
 class Overlay:

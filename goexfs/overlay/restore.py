@@ -3,12 +3,10 @@
 Owns the way from records to nodes.  Runs once, before the first request.
 """
 
-from snapshots.entries import UpperState
-
 from goexfs.overlay.content import BaseFile, Sealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import View
-from snapshots.entries import ROOT_INO, Changed, Entry
+from snapshots.entries import ROOT_INO, Changed, Entry, UpperState
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 
 

@@ -10,13 +10,13 @@ import os
 from typing import NamedTuple
 
 import msgspec
-from snapshots.store import Store
 
 from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool, sealed_record
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink
 from goexfs.overlay.view import View
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 from snapshots.entries import Checkpoint, Content, Entry, Extent, Link, Origin
+from snapshots.store import Store
 
 
 class Job(NamedTuple):
@@ -38,6 +38,8 @@ class Batch(NamedTuple):
     next_ino: int
     nodes: dict[int, Node]
     changed_links: set[tuple[Dir, bytes]]
+    hold: frozenset[bytes]
+    """objects that no entry names and open files still read: of files without a name"""
 
 
 class Sealing:
@@ -72,7 +74,15 @@ class Sealing:
                 links.append(Link(directory.ino, name, child.ino))
             else:
                 unlinked.append((directory.ino, name))
-        return Batch(entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links)
+        return Batch(entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, self._held())
+
+    def _held(self) -> frozenset[bytes]:
+        held: set[bytes] = set()
+        for node in self._view.orphans:
+            content = node.content.source if isinstance(node.content, FrozenSpool) else node.content
+            if isinstance(content, Sealed):
+                held |= content.record.objects
+        return frozenset(held)
 
     def _entry(self, node: Node, jobs: list[Job]) -> Entry:
         content: Content | None = None
@@ -177,7 +187,8 @@ def store_batch(batch: Batch, store: Store, run_id: str) -> dict[int, Content]:
         for entry in batch.entries
     ]
     store.upper(run_id).commit(
-        Checkpoint(tuple(entries), tuple(batch.gone), tuple(batch.links), tuple(batch.unlinked), batch.next_ino)
+        Checkpoint(tuple(entries), tuple(batch.gone), tuple(batch.links), tuple(batch.unlinked), batch.next_ino),
+        hold=batch.hold,
     )
     return stored
 
@@ -190,10 +201,9 @@ def _store_spool(frozen: FrozenSpool, store: Store) -> Content:
         below = _store_spool(frozen.source, store)
     ranges = [(start, end - start) for start, end in frozen.ranges]
     if ranges == [(0, frozen.size)]:
-        copy = frozen.path.with_name(frozen.path.name + ".seal")
-        copy.unlink(missing_ok=True)  # of a batch that failed
-        os.link(frozen.path, copy)  # the loop goes on reading under the first name until the batch is finished
-        return Content(frozen.size, 0, (Extent(0, frozen.size, store.objects.put_file(copy), 0),))
+        # The loop goes on reading the file under its own name until the batch is finished.
+        name = store.objects.put_file(frozen.path, keep=True)
+        return Content(frozen.size, 0, (Extent(0, frozen.size, name, 0),))
     fd = frozen.open_fd()
     try:
         return sealed_record(frozen, store.objects.put_ranges(fd, ranges), below)

@@ -46,6 +46,8 @@ class View:
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
         self.next_ino = next_ino
         self.nodes: dict[int, Node] = {}
+        self.orphans: set[File] = set()
+        """files that lost their last name and are still open, or known to the kernel"""
         self._aliases: dict[tuple[int, int], Node] = {}
         """base inodes whose node does not bear their number"""
         self._numbers: dict[tuple[int, int], int] = {}
@@ -132,6 +134,7 @@ class View:
         if isinstance(node, Dir):
             self.detach_base(node)
         elif isinstance(node, File):
+            self.orphans.discard(node)
             if node.base_file is not None:
                 node.base_file.close()
             if isinstance(node.content, Spool):  # a frozen one belongs to the batch that is being stored
