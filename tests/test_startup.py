@@ -1,0 +1,33 @@
+"""What a command loads: heavy libraries only where they are used, so that starting is quick."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.commands import CHECKOUT
+
+HEAVY = ("trio", "pyfuse3", "pygit2", "rich", "watchdog", "hypothesis", "asyncio", "sqlite3")
+
+
+def loaded_by(words: list[str]) -> set[str]:
+    """Top-level modules in memory after ``goexfs WORDS``."""
+    program = (
+        "import sys\nfrom goexfs.cli.main import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('\\n'.join({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["run", "--help"]], ids=" ".join)
+def test_help_and_version_load_nothing_heavy(words: list[str]) -> None:
+    assert not loaded_by(words) & set(HEAVY)
+
+
+@pytest.mark.usefixtures("goexfs_home")
+def test_listing_runs_loads_neither_the_filesystem_nor_the_diff() -> None:
+    assert not loaded_by(["ls", "--json"]) & {"trio", "pyfuse3", "pygit2", "watchdog", "asyncio"}
