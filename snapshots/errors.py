@@ -66,6 +66,10 @@ class BaseError(GoexfsError):
     """The base cannot be used: missing, not a directory, unreadable, or not the one the run was made over."""
 
 
+class BaseChanged(BaseError):
+    """A base file is needed as it was when the run copied it up, and is not that any more."""
+
+
 class Conflict(GoexfsError):
     """A merge was refused because the base moved; ``conflicts`` lists one value per path."""
 

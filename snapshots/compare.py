@@ -1,0 +1,139 @@
+"""The two sides of a path, and what differs between them.
+
+Owns how a side is read from an entry or a base inode, and the rule of what counts as a difference: a file rewritten
+with the same bytes does not.  Contents are streamed, and not read at all where identities already tell.  Knows no tree
+walk.  Belongs to the thread of its ``BaseTree``.
+"""
+
+import os
+import stat
+
+from snapshots.basepaths import BasePaths
+from snapshots.changes import Side
+from snapshots.content import (
+    ObjectReader,
+    Readable,
+    StoredContent,
+    open_base,
+    open_entry,
+    rewritten_ranges_equal,
+    same_content,
+)
+from snapshots.entries import Changed, Entry
+from snapshots.errors import BaseChanged
+from snapshots.tree import Place
+
+_LABELS = frozenset((b"security.selinux", b"security.ima", b"security.evm"))
+"""Attributes that the kernel puts on files by itself: no run's doing, and not for a merge to carry over."""
+
+
+def carried(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The extended attributes that a merge carries over and a diff compares."""
+    return {name: value for name, value in xattrs.items() if name not in _LABELS}
+
+
+class Sides:
+    """Makes sides of base inodes and of places of the run."""
+
+    def __init__(self, base: BasePaths, objects: ObjectReader) -> None:
+        self._base = base
+        self._objects = objects
+
+    def of_base(self, path: bytes, st: os.stat_result, shown_at: bytes | None = None) -> Side:
+        """The side of a base inode, for a path in the run where it shows through unchanged if ``shown_at``."""
+        kind = stat.S_IFMT(st.st_mode)
+        return Side(
+            path=path if shown_at is None else shown_at, mode=st.st_mode, uid=st.st_uid, gid=st.st_gid,
+            size=st.st_size if kind in (stat.S_IFREG, stat.S_IFLNK) else 0, mtime_ns=st.st_mtime_ns,
+            rdev=st.st_rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0, nlink=st.st_nlink,
+            target=(self._base.readlink(path) or b"") if kind == stat.S_IFLNK else None,
+            node=(st.st_dev, st.st_ino),
+            read_xattrs=lambda: self._base.xattrs(path), opener=lambda: open_base(self._base, path),
+        )
+
+    def of_entry(self, entry: Entry, path: bytes) -> Side:
+        """The side of a changed node at one of its paths in the run."""
+        kind = stat.S_IFMT(entry.mode)
+        origin = entry.origin
+        return Side(
+            path=path, mode=entry.mode, uid=entry.uid, gid=entry.gid,
+            size=_size(entry), mtime_ns=entry.mtime_ns,
+            rdev=entry.rdev if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0, nlink=entry.nlink,
+            target=self._target(entry) if kind == stat.S_IFLNK else None,
+            node=(origin.identity.dev, origin.identity.ino) if origin is not None else entry.ino,
+            read_xattrs=lambda: self.xattrs_of(entry), opener=lambda: self.content_of(entry),
+        )
+
+    def of_place(self, place: Place) -> Side | None:
+        """The side of a place in the run; None when its base vanished."""
+        if place.entry is not None:
+            return self.of_entry(place.entry, place.path)
+        assert place.base is not None
+        st = self._base.stat(place.base)
+        return self.of_base(place.base, st, place.path) if st is not None else None
+
+    def content_of(self, entry: Entry) -> Readable:
+        """The content of a changed regular file, to be closed; BaseChanged."""
+        return open_entry(entry, self._base, self._objects)
+
+    def xattrs_of(self, entry: Entry) -> dict[bytes, bytes]:
+        """All extended attributes of a changed node."""
+        if entry.xattrs is not None and entry.changed & Changed.XATTRS:
+            return entry.xattrs
+        return self._base.xattrs(entry.origin.path) if entry.origin is not None else {}
+
+    def _target(self, entry: Entry) -> bytes:
+        if entry.target is not None:
+            return entry.target
+        return (self._base.readlink(entry.origin.path) if entry.origin is not None else None) or b""
+
+    # -- what differs
+
+    def content_differs(self, before: Side, after: Side, place: Place, base_path: bytes) -> bool:
+        """Whether two nodes of one kind differ in content, target or device number."""
+        if before.kind == stat.S_IFLNK:
+            return before.target != after.target
+        if before.kind != stat.S_IFREG:
+            return before.rdev != after.rdev
+        entry = place.entry
+        untouched = (entry is None or entry.content is None) and place.base is not None
+        if untouched and (place.base == base_path or before.node == after.node):
+            return False  # its content is the origin's, which is this very file: nothing to read
+        if before.size != after.size:
+            return True
+        try:
+            with after.open() as new:
+                if isinstance(new, StoredContent) and new.lower is not None and before.node == after.node:
+                    return not rewritten_ranges_equal(new) and self._differs(before, new)
+                return self._differs(before, new)
+        except BaseChanged:
+            return True  # what it would be compared with is gone; reading the side says so
+
+    def _differs(self, before: Side, new: Readable) -> bool:
+        with before.open() as old:
+            return not same_content(old, new)
+
+    def attrs_that_differ(self, before: Side, after: Side, place: Place, *, times: bool) -> tuple[str, ...]:
+        """The names of the attributes that differ; mtimes only with ``times``."""
+        found = []
+        if before.kind != stat.S_IFLNK and stat.S_IMODE(before.mode) != stat.S_IMODE(after.mode):
+            found.append("mode")
+        if before.uid != after.uid:
+            found.append("uid")
+        if before.gid != after.gid:
+            found.append("gid")
+        entry = place.entry
+        unasked = before.node == after.node and (entry is None or not entry.changed & Changed.XATTRS)
+        if not unasked and carried(before.xattrs) != carried(after.xattrs):
+            found.append("xattrs")
+        if times and before.mtime_ns != after.mtime_ns:
+            found.append("mtime")
+        if not before.is_dir and before.node != after.node and (before.nlink > 1 or after.nlink > 1):
+            found.append("links")
+        return tuple(found)
+
+
+def _size(entry: Entry) -> int:
+    if stat.S_ISREG(entry.mode):
+        return entry.content.size if entry.content is not None else entry.size
+    return entry.size if stat.S_ISLNK(entry.mode) else 0

@@ -1,0 +1,266 @@
+"""Reading the content of a file, whichever layer it is in, by offset and length.
+
+Owns how a ``Content`` is put together from objects, ranges of the base file and holes.  Knows no names of the run and
+never writes.  A reader belongs to one thread and must be closed.
+"""
+
+import errno
+import os
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+from snapshots.basepaths import BasePaths
+from snapshots.entries import Content, Entry, Identity
+from snapshots.errors import BaseChanged
+from snapshots.names import readable
+
+CHUNK = 1 << 20
+"""Bytes read at a time when whole files are compared or copied."""
+
+
+class ObjectReader(Protocol):
+    """What is needed of ``snapshots.objects.Objects``."""
+
+    def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
+        """Bytes of an object; ObjectMissing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of a file that is not a hole."""
+
+    offset: int
+    """in the file, in bytes"""
+    length: int
+    """in bytes, at least 1"""
+    object: bytes | None
+    """name of the object that holds it; None: the base file, at the same offset"""
+    start: int
+    """where in the object it begins, in bytes"""
+
+
+class Readable:
+    """The content of one regular file.  Subclasses give ``read_piece`` and ``pieces``."""
+
+    size: int
+    """in bytes"""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes at ``offset``; short only at the end of the file, holes are zeros."""
+        raise NotImplementedError
+
+    def next_data(self, offset: int) -> int:
+        """The first offset from ``offset`` on that may not be in a hole; ``size`` when only a hole is left."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give back the descriptor, if there is one."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class BytesContent(Readable):
+    """A content held in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Readable``."""
+        return self._data[offset : offset + length]
+
+    def next_data(self, offset: int) -> int:
+        """See ``Readable``."""
+        return min(offset, self.size)
+
+
+class BaseContent(Readable):
+    """The content of a base file, read through a descriptor that this owns."""
+
+    def __init__(self, fd: int, path: bytes) -> None:
+        self.fd = fd
+        self.path = path
+        self.stat = os.fstat(fd)
+        self.size = self.stat.st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Readable``; BaseChanged when the file became shorter meanwhile."""
+        wanted = max(0, min(length, self.size - offset))
+        data = os.pread(self.fd, wanted, offset)
+        if len(data) == wanted:
+            return data
+        parts = [data]
+        while data and wanted > (got := sum(map(len, parts))):
+            data = os.pread(self.fd, wanted - got, offset + got)
+            parts.append(data)
+        if sum(map(len, parts)) < wanted:
+            raise BaseChanged(f"{readable(self.path)} in the base became shorter while it was read; try again")
+        return b"".join(parts)
+
+    def next_data(self, offset: int) -> int:
+        """See ``Readable``."""
+        if offset >= self.size:
+            return self.size
+        try:
+            return min(os.lseek(self.fd, offset, os.SEEK_DATA), self.size)
+        except OSError as e:
+            return self.size if e.errno == errno.ENXIO else offset
+
+    def close(self) -> None:
+        """See ``Readable``."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class StoredContent(Readable):
+    """A sealed content: objects, ranges of the base file (``lower``) and holes."""
+
+    def __init__(self, content: Content, objects: ObjectReader, lower: BaseContent | None) -> None:
+        self.content = content
+        self.size = content.size
+        self.lower = lower
+        self._objects = objects
+        self._starts = [extent.offset for extent in content.extents]
+        self._limit = min(content.base_limit, content.size, lower.size if lower is not None else 0)
+        """base bytes show below this offset"""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """See ``Readable``."""
+        end = min(offset + length, self.size)
+        parts: list[bytes] = []
+        while offset < end:
+            extent_index = bisect_right(self._starts, offset) - 1
+            extent = self.content.extents[extent_index] if extent_index >= 0 else None
+            if extent is not None and offset < extent.offset + extent.length:
+                skip = offset - extent.offset
+                data = self._objects.read(extent.object, extent.start + skip, min(end - offset, extent.length - skip))
+            else:
+                following = self._starts[extent_index + 1] if extent_index + 1 < len(self._starts) else end
+                gap = min(following, end) - offset
+                if offset < self._limit:
+                    assert self.lower is not None
+                    data = self.lower.read(offset, min(gap, self._limit - offset))
+                else:
+                    data = bytes(gap)
+            if not data:
+                break
+            parts.append(data)
+            offset += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def next_data(self, offset: int) -> int:
+        """See ``Readable``."""
+        index = bisect_right(self._starts, offset) - 1
+        if index >= 0 and offset < self.content.extents[index].offset + self.content.extents[index].length:
+            return min(offset, self.size)
+        following = self._starts[index + 1] if index + 1 < len(self._starts) else self.size
+        if offset < self._limit and self.lower is not None:
+            data = self.lower.next_data(offset)
+            if data < min(self._limit, following):
+                return data
+        return min(following, self.size)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Everything but the holes between extents, in order; base pieces are clipped to what shows of the base."""
+        offset = 0
+        for extent in self.content.extents:
+            if offset < min(extent.offset, self._limit):
+                yield Piece(offset, min(extent.offset, self._limit) - offset, None, offset)
+            length = min(extent.length, self.size - extent.offset)
+            if length > 0:
+                yield Piece(extent.offset, length, extent.object, extent.start)
+            offset = extent.offset + extent.length
+        if offset < self._limit:
+            yield Piece(offset, self._limit - offset, None, offset)
+
+    def close(self) -> None:
+        """See ``Readable``."""
+        if self.lower is not None:
+            self.lower.close()
+
+
+def open_base(base: BasePaths, path: bytes) -> BaseContent:
+    """The content of the base file at a path; BaseChanged when there is no regular file."""
+    fd = base.open(path)
+    if fd is None:
+        raise BaseChanged(f"{readable(path)} is no longer in the base, and its content is needed; restore the file")
+    content = BaseContent(fd, path)
+    if not stat.S_ISREG(content.stat.st_mode):
+        content.close()
+        raise BaseChanged(f"{readable(path)} in the base is no longer a regular file; restore the file")
+    return content
+
+
+def open_entry(entry: Entry, base: BasePaths, objects: ObjectReader, *, at: bytes | None = None) -> Readable:
+    """The content of a changed regular file.
+
+    ``at`` is where its base file is now, when that is not its origin's path.  BaseChanged when ranges of the base
+    file are needed and it no longer is what it was at copy-up: never a mixture of two versions.
+    """
+    origin = entry.origin
+    content = entry.content
+    if content is None:
+        if origin is None:
+            return BytesContent(b"")
+        return open_base(base, origin.path if at is None else at)
+    if origin is None or not shows_base(content):
+        return StoredContent(content, objects, None)
+    path = origin.path if at is None else at
+    lower = open_base(base, path)
+    if not same_bytes(origin.identity, Identity.of(lower.stat)):
+        lower.close()
+        raise BaseChanged(
+            f"{readable(path)} in the base changed since the run copied it up, and the run still needs parts of the "
+            "old content; restore the file, or discard the run"
+        )
+    return StoredContent(content, objects, lower)
+
+
+def shows_base(content: Content) -> bool:
+    """Whether any byte of a content is read from the base file."""
+    limit = min(content.base_limit, content.size)
+    offset = 0
+    for extent in content.extents:
+        if extent.offset > offset:
+            break
+        offset = extent.offset + extent.length
+    return offset < limit
+
+
+def same_bytes(a: Identity, b: Identity) -> bool:
+    """Whether two identities mean the same unwritten content (a new name or mode of the inode changes only ctime)."""
+    return (a.dev, a.ino, a.size, a.mtime_ns) == (b.dev, b.ino, b.size, b.mtime_ns)
+
+
+def same_content(a: Readable, b: Readable) -> bool:
+    """Whether two contents are byte for byte equal; streams, and skips what is a hole in both."""
+    if a.size != b.size:
+        return False
+    offset = 0
+    while (offset := min(a.next_data(offset), b.next_data(offset))) < a.size:
+        if a.read(offset, CHUNK) != b.read(offset, CHUNK):
+            return False
+        offset += CHUNK
+    return True
+
+
+def rewritten_ranges_equal(stored: StoredContent) -> bool:
+    """Whether a content equals its own base file, of which it is a rewriting: only what is not the base's is read."""
+    lower = stored.lower
+    if lower is None or stored.size != lower.size or stored.content.base_limit < lower.size:
+        return False
+    for extent in stored.content.extents:
+        for offset in range(extent.offset, min(extent.offset + extent.length, stored.size), CHUNK):
+            length = min(CHUNK, extent.offset + extent.length - offset)
+            if stored.read(offset, length) != lower.read(offset, length):
+                return False
+    return True
