@@ -1,0 +1,391 @@
+"""The handlers that pyfuse3 calls: inode numbers and errno on this side, nodes and `OSError` on the other.
+
+Owns the table of open handles and the ready replies in ``node.face``; decides nothing about the filesystem.  An exception that nobody expected is
+logged and answered with EIO: a handler that let it through would end the session loop, and with it the mount.
+
+Threading: the event loop's thread.  Whatever would have to wait for a disk comes back as `WouldBlock`; its ``prepare`` runs in a worker
+thread, with the request's task waiting and everybody else's going on.
+"""
+
+import errno
+import functools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pyfuse3
+import trio
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
+
+from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
+from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock
+from snapshots.entries import INLINE_LIMIT
+
+FOR_EVER = 10 * 24 * 3600.0
+"""validity of what the kernel was told, in seconds, while changes of the base are reported"""
+UNWATCHED = 1.0
+"""the same while they are not"""
+PUSH_LIMIT = INLINE_LIMIT
+"""bytes up to which a content is put into the page cache when the file is first opened"""
+SLOW_READS = 64
+"""worker threads for requests that wait for a disk"""
+
+_SUID_SGID = stat.S_ISUID | stat.S_ISGID
+
+log = logging.getLogger(__name__)
+
+
+def request(operation: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again)."""
+
+    @functools.wraps(operation)
+    async def handler(self: "Adapter", *arguments: Any) -> Any:
+        try:
+            while True:
+                try:
+                    return operation(self, *arguments)
+                except WouldBlock as blocked:
+                    waiting = blocked
+                await self.in_thread(waiting.prepare)
+        except OSError as e:
+            raise FUSEError(e.errno or errno.EIO) from None
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("request %s%r failed; it is answered with EIO", operation.__name__, arguments)
+            raise FUSEError(errno.EIO) from None
+
+    return handler
+
+
+class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module's types are incomplete
+    """Requests of the kernel on one overlay."""
+
+    enable_writeback_cache = True
+    enable_acl = False
+    supports_dot_lookup = False
+
+    def __init__(self, overlay: Overlay, sealer: Sealer, *, checks_permissions: bool = False) -> None:
+        """*checks_permissions* when the mount lacks ``default_permissions``, so that access(2) is asked here."""
+        super().__init__()
+        self._overlay = overlay
+        self._sealer = sealer
+        self._nodes = overlay.nodes
+        self._handles: dict[int, Handle | DirHandle] = {}
+        self._last_handle = 0
+        self._threads = trio.CapacityLimiter(SLOW_READS)
+        self._checks_permissions = checks_permissions
+        self._watched = False
+        self._timeout = UNWATCHED
+        self._absent = EntryAttributes()
+        self._absent.st_ino = 0
+        self._absent.entry_timeout = UNWATCHED
+
+    # -- for the service
+
+    def watched(self, watched: bool) -> None:
+        """The base is watched from now on, or no more: how long may the kernel believe what it is told?"""
+        self._overlay.base_watched = self._watched = watched
+        self._timeout = self._absent.entry_timeout = FOR_EVER if watched else UNWATCHED
+        for node in self._nodes.values():
+            node.face = None
+
+    async def in_thread(self, function: Callable[[], Any]) -> Any:
+        """Run something that waits in a worker thread.  Not cancelled halfway: somebody waits for the reply."""
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(function, limiter=self._threads)
+
+    @property
+    def open_handles(self) -> int:
+        """Files and directories that programs have open."""
+        return len(self._handles)
+
+    @property
+    def has_writers(self) -> bool:
+        """Whether a program has a file open for writing, so that the kernel may hold data that was not written here yet."""
+        return any(isinstance(handle, Handle) and handle.writable for handle in self._handles.values())
+
+    # -- replies
+
+    def _node(self, ino: int) -> Node:
+        node = self._nodes.get(ino)
+        if node is None:
+            raise FUSEError(errno.ESTALE)
+        return node
+
+    def _face(self, node: Node) -> EntryAttributes:
+        face = node.face
+        if face is None:
+            face = EntryAttributes()
+            face.st_ino = node.ino
+            face.st_mode = node.mode
+            face.st_nlink = node.nlink
+            face.st_uid = node.uid
+            face.st_gid = node.gid
+            face.st_rdev = node.rdev
+            face.st_size = node.size
+            face.st_blocks = node.blocks
+            face.st_atime_ns = node.atime_ns
+            face.st_mtime_ns = node.mtime_ns
+            face.st_ctime_ns = node.ctime_ns
+            # What the run made itself cannot change behind its back.
+            face.entry_timeout = face.attr_timeout = self._timeout if node.base_dir is not None else FOR_EVER
+            node.face = face
+        return face
+
+    def _told(self, node: Node) -> EntryAttributes:
+        """The reply of a request that lets the kernel know *node* by one more lookup."""
+        self._overlay.remember(node)
+        return self._face(node)
+
+    def _number(self, handle: Handle | DirHandle) -> int:
+        self._last_handle += 1
+        self._handles[self._last_handle] = handle
+        return self._last_handle
+
+    # -- names
+
+    @request
+    def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            return self._told(self._overlay.lookup(self._node(parent), name))
+        except FileNotFoundError:
+            return self._absent  # the kernel remembers this too, unlike ENOENT
+
+    def forget(self, inodes: Sequence[tuple[int, int]]) -> None:  # pyfuse3 takes None for a reply that need not be awaited
+        nodes = self._nodes
+        for ino, count in inodes:
+            node = nodes.get(ino)
+            if node is None:
+                continue
+            self._overlay.forget(ino, count)
+            if not node.lookups and isinstance(node, File):
+                node.pushed = False  # its pages are gone with the kernel's inode
+
+    @request
+    def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self._overlay.mknod(self._node(parent), name, mode, rdev, ctx.uid, ctx.gid))
+
+    @request
+    def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self._overlay.mkdir(self._node(parent), name, mode, ctx.uid, ctx.gid))
+
+    @request
+    def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self._overlay.symlink(self._node(parent), name, target, ctx.uid, ctx.gid))
+
+    @request
+    def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        return self._told(self._overlay.link(self._node(ino), self._node(parent), name))
+
+    @request
+    def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self._overlay.unlink(self._node(parent), name)
+
+    @request
+    def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
+        self._overlay.rmdir(self._node(parent), name)
+
+    @request
+    def rename(
+        self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
+    ) -> None:
+        self._overlay.rename(self._node(old_parent), old_name, self._node(new_parent), new_name, flags)
+
+    # -- attributes
+
+    @request
+    def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
+        node = self._node(ino)
+        if not self._watched:
+            self._overlay.refresh(node)
+        return self._face(node)
+
+    @request
+    def setattr(
+        self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        node = self._node(ino)
+        mode = attr.st_mode if fields.update_mode else None
+        uid = attr.st_uid if fields.update_uid else None
+        gid = attr.st_gid if fields.update_gid else None
+        if (uid is not None or gid is not None) and mode is None and node.mode & _SUID_SGID and isinstance(node, File):
+            # HANDLE_KILLPRIV leaves this to us: a change of owner takes the privileges away, whoever makes it.
+            self._overlay.kill_privileges(node)
+        self._overlay.setattr(
+            node,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+        )
+        return self._face(node)
+
+    @request
+    def readlink(self, ino: int, ctx: RequestContext) -> bytes:
+        return self._overlay.readlink(self._node(ino))
+
+    @request
+    def access(self, ino: int, mask: int, ctx: RequestContext) -> bool:
+        # Asked only of a mount without default_permissions, which is root's own: root may do anything but execute what nobody may.
+        if not self._checks_permissions:
+            raise FUSEError(errno.ENOSYS)
+        node = self._node(ino)
+        return not mask & os.X_OK or node.is_dir or bool(node.mode & 0o111)
+
+    @request
+    def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
+        return self._overlay.getxattr(self._node(ino), name)
+
+    @request
+    def listxattr(self, ino: int, ctx: RequestContext) -> Sequence[bytes]:
+        return self._overlay.listxattr(self._node(ino))
+
+    @request
+    def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._overlay.setxattr(self._node(ino), name, value)
+
+    @request
+    def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        self._overlay.removexattr(self._node(ino), name)
+
+    @request
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        found = self._overlay.statvfs()
+        reply = StatvfsData()
+        for field in ("bsize", "frsize", "blocks", "bfree", "bavail", "files", "ffree", "favail", "namemax"):
+            setattr(reply, f"f_{field}", getattr(found, f"f_{field}"))
+        return reply
+
+    # -- open files
+
+    @request
+    def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        node = self._node(ino)
+        handle = self._overlay.open(node, flags)
+        if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
+            self._push(handle)
+        return FileInfo(fh=self._number(handle), keep_cache=True)
+
+    def _push(self, handle: Handle) -> None:
+        """Put a small content into the page cache, so that reading it needs no request.
+
+        Only by the first open handle: while there is another, a page may be locked by a read that waits for us.
+        """
+        node = handle.node
+        node.pushed = True
+        if handle.flags & os.O_ACCMODE == os.O_WRONLY or handle.flags & os.O_TRUNC:
+            return
+        try:
+            data = self._overlay.read(handle, 0, node.size)
+            if len(data) == node.size:
+                pyfuse3.notify_store(node.ino, 0, data)
+        except (WouldBlock, OSError):
+            pass  # not in the page cache of the base, or refused: the reads will come as requests
+
+    @request
+    def create(
+        self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        node, handle = self._overlay.create(self._node(parent), name, mode, flags, ctx.uid, ctx.gid)
+        handle.node.pushed = True  # all that will be in it passes through the page cache
+        return FileInfo(fh=self._number(handle), keep_cache=True), self._told(node)
+
+    @request
+    def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
+        return self._overlay.read(self._file(fh), offset, size)
+
+    async def write(self, fh: int, offset: int, data: bytes) -> int:
+        held = self._sealer.held_bytes
+        if held >= DIRTY_SOFT:
+            self._sealer.hurry()
+            if held >= DIRTY_HARD and not await self._sealer.make_room():
+                raise FUSEError(errno.ENOSPC)
+        written: int = await self._write(fh, offset, data)
+        return written
+
+    @request
+    def _write(self, fh: int, offset: int, data: bytes) -> int:
+        return self._overlay.write(self._file(fh), offset, data)
+
+    @request
+    def release(self, fh: int) -> None:
+        handle = self._handles.pop(fh, None)
+        if isinstance(handle, Handle):
+            self._overlay.release(handle)
+
+    async def flush(self, fh: int) -> None:
+        """Nothing is kept back here that a close would have to bring out; the kernel asks once."""
+        raise FUSEError(errno.ENOSYS)
+
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._sync(fh)
+
+    @request
+    def _spool(self, fh: int) -> int | None:
+        return self._overlay.spool_to_sync(self._file(fh))
+
+    async def _sync(self, fh: int) -> None:
+        fd = await self._spool(fh)
+        if fd is None:
+            return
+        try:
+            await self.in_thread(functools.partial(os.fsync, fd))
+        except OSError as e:
+            raise FUSEError(e.errno or errno.EIO) from None
+        finally:
+            os.close(fd)
+
+    def _file(self, fh: int) -> Handle:
+        handle = self._handles.get(fh)
+        if not isinstance(handle, Handle):
+            raise FUSEError(errno.EBADF)
+        return handle
+
+    # -- directories
+
+    @request
+    def opendir(self, ino: int, ctx: RequestContext) -> int:
+        return self._number(self._overlay.opendir(self._node(ino)))
+
+    async def readdir(self, fh: int, start: int, token: ReaddirToken) -> None:
+        # Not through `request`: what was already put into the reply must not be put there again.
+        handle = self._handles.get(fh)
+        if not isinstance(handle, DirHandle):
+            raise FUSEError(errno.EBADF)
+        try:
+            while True:
+                try:
+                    for name, node, following in self._overlay.readdir(handle, start):
+                        # Not counted by the kernel: it never makes an inode of these two out of a listing.
+                        counted = name != b"." and name != b".."
+                        if not pyfuse3.readdir_reply(token, name, self._face(node), following):
+                            return
+                        if counted:
+                            self._overlay.remember(node)
+                        start = following
+                    return
+                except WouldBlock as blocked:
+                    waiting = blocked
+                await self.in_thread(waiting.prepare)
+        except OSError as e:
+            raise FUSEError(e.errno or errno.EIO) from None
+        except FUSEError:
+            raise
+        except Exception:
+            log.exception("listing of directory %d failed; it is answered with EIO", handle.node.ino)
+            raise FUSEError(errno.EIO) from None
+
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        """Names are in the store at the next seal; there is nothing to sync before."""
+
+    @request
+    def releasedir(self, fh: int) -> None:
+        handle = self._handles.pop(fh, None)
+        if isinstance(handle, DirHandle):
+            self._overlay.releasedir(handle)

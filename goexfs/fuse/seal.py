@@ -1,0 +1,155 @@
+"""Bringing what is dirty into the store, off the request path.
+
+Owns when that happens, the one thread (with the one `Store`) in which it happens, and what happens when memory or the store is full.  How a batch is made,
+stored and taken back is `goexfs.overlay.sealing`.
+
+Threading: a `Sealer` belongs to the event loop's thread; only `store_batch` and the `Store` live in the sealing thread.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import trio
+
+from goexfs.overlay import Batch, Overlay, store_batch
+from snapshots.entries import Content
+from snapshots.errors import StoreError, StoreFull
+from snapshots.store import Store
+
+QUIET_NS = 1_000_000_000
+"""a run that changed nothing for this long is sealed"""
+AT_MOST_SECONDS = 5.0
+"""one that never rests is sealed this often"""
+TICK_SECONDS = 0.5
+RETRY_SECONDS = 5.0
+"""pause after the store refused a batch"""
+DIRTY_SOFT = 32 << 20
+"""bytes of dirty contents in memory from which on sealing begins at once"""
+DIRTY_HARD = 128 << 20
+"""bytes of dirty contents in memory (also those being stored) at which writers wait"""
+WAIT_SECONDS = 20.0
+"""how long a writer waits for memory before it is told ENOSPC"""
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Sealer:
+    """Seals one overlay; `run` does it by itself, `seal` at once."""
+
+    def __init__(self, overlay: Overlay, run_id: str, open_store: Callable[[], Store]) -> None:
+        """*open_store* is called once, in the sealing thread."""
+        self._overlay = overlay
+        self._run_id = run_id
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="goexfs-seal")
+        self._one_at_a_time = trio.Lock()
+        self._wanted = trio.Event()
+        self._room = trio.Event()
+        self._storing_bytes = 0
+        self._last_try = 0.0
+        self.failed: StoreError | None = None
+        """why the last batch could not be stored; None when it was"""
+        self.seals = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Contents in memory that are in no store yet."""
+        return self._overlay.dirty_bytes + self._storing_bytes
+
+    async def run(self) -> None:
+        """Seal whenever the run is quiet, or busy for long, or holds much; until cancelled."""
+        last = trio.current_time()
+        while True:
+            with trio.move_on_after(TICK_SECONDS):
+                await self._wanted.wait()
+            self._wanted = trio.Event()
+            now = trio.current_time()
+            if not self._overlay.dirty:
+                last = now
+                continue
+            if self.failed is not None and now - self._last_try < RETRY_SECONDS:
+                continue
+            quiet = time.time_ns() - self._overlay.last_change_ns >= QUIET_NS
+            if quiet or now - last >= AT_MOST_SECONDS or self._overlay.dirty_bytes >= DIRTY_SOFT:
+                try:
+                    await self.seal()
+                except StoreError:
+                    pass  # reported by `seal`; what is dirty stays so, and is tried again
+                last = trio.current_time()
+
+    async def seal(self) -> None:
+        """Bring everything that is dirty now into the store.  Raises `StoreError`; then all of it stays dirty."""
+        async with self._one_at_a_time:
+            self._last_try = trio.current_time()
+            held = self._overlay.dirty_bytes
+            batch = self._overlay.collect()
+            if batch is None:
+                self.failed = None
+                return
+            self._storing_bytes = held
+            try:
+                stored = await self._in_thread(lambda: self._stored(batch))
+            except BaseException as e:
+                self._overlay.give_back(batch)
+                self._report(e)
+                raise
+            else:
+                self._overlay.finish(batch, stored)
+                self.failed = None
+                self.seals += 1
+            finally:
+                self._storing_bytes = 0
+                self._room.set()
+                self._room = trio.Event()
+
+    def _stored(self, batch: Batch) -> dict[int, Content]:
+        if self._store is None:
+            self._store = self._open_store()
+        return store_batch(batch, self._store, self._run_id)
+
+    def _report(self, e: BaseException) -> None:
+        if isinstance(e, StoreError):
+            if type(e) is not type(self.failed):
+                log.error("changes of the run could not be stored: %s (tried again every %d s)", e, RETRY_SECONDS)
+            self.failed = e
+        elif isinstance(e, Exception):
+            self.failed = StoreError(f"sealing failed: {e!r}")
+
+    async def make_room(self) -> bool:
+        """Wait until there is memory for more dirty contents; False when there will be none (the store is full)."""
+        with trio.CancelScope(shield=True), trio.move_on_after(WAIT_SECONDS):
+            while self.held_bytes >= DIRTY_HARD:
+                if isinstance(self.failed, StoreFull):
+                    return False
+                self._wanted.set()
+                await self._room.wait()
+        return self.held_bytes < DIRTY_HARD
+
+    def hurry(self) -> None:
+        """There is much that is dirty: do not wait for the next tick."""
+        self._wanted.set()
+
+    async def close(self) -> None:
+        """End the sealing thread.  What is dirty stays unsealed: `seal` first."""
+
+        def close_store() -> None:
+            if self._store is not None:
+                self._store.close()
+
+        await self._in_thread(close_store)
+        self._thread.shutdown()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        token = trio.lowlevel.current_trio_token()
+        done = trio.Event()
+        future = self._thread.submit(function)
+        future.add_done_callback(lambda _: token.run_sync_soon(done.set))
+        with trio.CancelScope(shield=True):  # a batch is never left half stored, and its result is always taken
+            await done.wait()
+        return future.result()

@@ -1,0 +1,213 @@
+"""One mounted overlay: its device, its session loop, its sealing, its notifications and its end.
+
+Owns the order in which these start and stop.  Knows no run, no control socket and no signal: whoever serves calls `Service.stop`,
+`Service.seal_now` and `Service.base_changed`.
+
+Threading: the event loop's thread, except where a thread is named.  The process must never touch the mountpoint itself; what has to
+(unmounting, flushing the kernel's caches) is done by programs it starts.
+"""
+
+import errno
+import gc
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import pyfuse3
+import trio
+
+from goexfs.fuse import device, wait
+from goexfs.fuse.adapter import SLOW_READS, Adapter
+from goexfs.fuse.cache import Notifier
+from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
+from goexfs.fuse.handshake import Handshake
+from goexfs.fuse.seal import Sealer
+from goexfs.overlay import Overlay
+from snapshots.store import Store
+
+MAX_TASKS = SLOW_READS + 16
+"""tasks of the session loop: as many requests can wait for disks, and some are left to answer the others"""
+FLUSH_SECONDS = 15.0
+"""how long the kernel may take to write back what it holds"""
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Serves *overlay* at *mountpoint* until it is unmounted.  One per process: pyfuse3 keeps its session in globals."""
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        mountpoint: bytes,
+        *,
+        run_id: str,
+        open_store: Callable[[], Store],
+        allow_other: bool = False,
+    ) -> None:
+        """*open_store* opens the store once more, for the thread that seals."""
+        self.overlay = overlay
+        self.mountpoint = mountpoint
+        self._allow_other = allow_other
+        # Root passes every check of mode bits, so nobody has to make them when nobody else gets in; with them the kernel would ask
+        # for the attributes of the parent at every create, unlink and rename.
+        self._default_permissions = allow_other or os.geteuid() != 0
+        self.sealer = Sealer(overlay, run_id, open_store)
+        self.adapter = Adapter(overlay, self.sealer, checks_permissions=not self._default_permissions)
+        self.notifier: Notifier | None = None
+        self.waiter: wait.Waiter | None = None
+        self._stop = trio.Event()
+        self._mounted = trio.Event()
+
+    # -- for whoever serves
+
+    def stop(self) -> None:
+        """Begin the orderly end: flush, unmount, seal.  `serve` returns when it is done."""
+        self._stop.set()
+
+    async def seal_now(self) -> None:
+        """Bring everything into the store, also what the kernel still holds of open files.  Raises `StoreError`."""
+        if self.adapter.has_writers:
+            await self._flush_kernel()
+        await self.sealer.seal()
+
+    def base_watched(self, watched: bool) -> None:
+        """Changes of the base are reported from now on by `base_changed` (or no more)."""
+        self.adapter.watched(watched)
+        if watched:
+            # What was loaded before was last looked at when nobody watched.
+            self.base_changed(None)
+
+    def base_changed(self, paths: Iterable[bytes] | None) -> None:
+        """These paths of the base (relative to it) changed from outside; None: anything may have changed."""
+        if paths is None:
+            stale = self.overlay.everything_changed()
+        else:
+            stale = [one for path in paths for one in self.overlay.base_changed(path)]
+        if self.notifier is not None:
+            self.notifier.invalidate(stale)
+
+    # -- life
+
+    async def serve(self, on_mounted: Callable[[], None] | None = None) -> None:
+        """Mount, answer requests, and return when the filesystem is unmounted, by `stop` or from outside, and all is sealed.
+
+        *on_mounted* is called when the first program may come.  Raises `MountError` when it does not come to that, and `StoreError`
+        when the last changes could not be stored.
+        """
+        fd = await trio.to_thread.run_sync(
+            partial(
+                device.attach, self.mountpoint, allow_other=self._allow_other, default_permissions=self._default_permissions
+            )
+        )
+        handshake = Handshake(fd)
+        try:
+            pyfuse3.init(self.adapter, f"/dev/fd/{handshake.fd}", set())
+        except RuntimeError as e:
+            await self._detach(lazy=True)
+            raise MountError(f"libfuse would not serve {os.fsdecode(self.mountpoint)}: {e}") from e
+        orderly = False
+        restore: Callable[[], None] | None = None
+        try:
+            restore = await self._prepare_wait(handshake)
+            self.notifier = Notifier()
+            gc.collect()
+            gc.freeze()  # what lives as long as the mount need not be looked at by every collection
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.sealer.run)
+                nursery.start_soon(self._unmount_when_told)
+                if on_mounted is not None:
+                    nursery.start_soon(self._announce, on_mounted)
+                await self._answer_requests()
+                nursery.cancel_scope.cancel()
+            orderly = True
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end(unmount=orderly)
+            if restore is not None:
+                restore()
+
+    async def _prepare_wait(self, handshake: Handshake) -> Callable[[], None] | None:
+        if not await wait.can_install(pyfuse3):
+            log.info("pyfuse3 %s is not a version whose wait can be replaced; its own is used", pyfuse3.__version__)
+            handshake.skip()
+            self._mounted.set()
+            return None
+
+        def first() -> bool:
+            done = handshake.step()
+            if done:
+                self._mounted.set()
+            return done
+
+        self.waiter = wait.Waiter(handshake.fd, spin=wait.spinning_pays(), before_first=first)
+        return wait.install(pyfuse3, self.waiter)
+
+    async def _answer_requests(self) -> None:
+        while True:
+            try:
+                await (pyfuse3.main(1, MAX_TASKS) if self.waiter else pyfuse3.main())
+                return
+            except BaseExceptionGroup as group:
+                taken_back, other = group.split(lambda e: isinstance(e, OSError) and e.errno == errno.EAGAIN)
+                if other is not None or taken_back is None:
+                    raise
+                # A killed client took its request back between poll(2) and read(2).  pyfuse3 ends its loop for that; begin again.
+                if self.waiter is not None:
+                    self.waiter.reset()
+
+    async def _announce(self, on_mounted: Callable[[], None]) -> None:
+        await self._mounted.wait()
+        on_mounted()
+
+    async def _unmount_when_told(self) -> None:
+        await self._stop.wait()
+        try:
+            await self._detach()  # the session loop goes on meanwhile, and ends because of it
+            return
+        except MountpointBusy:
+            log.info("%s is in use; it is taken away from those who use it", os.fsdecode(self.mountpoint))
+        except MountError as e:
+            log.warning("%s", e)
+        await self._flush_kernel()
+        try:
+            await self._detach(lazy=True)
+        except MountError as e:
+            log.warning("%s", e)
+        if self.waiter is not None:
+            self.waiter.stop()
+        pyfuse3.terminate()
+
+    async def _end(self, *, unmount: bool) -> None:
+        """After the session loop, or without one: seal what is left and let go.  A crash leaves the mount there, dead."""
+        try:
+            await self.sealer.seal()
+        finally:
+            if self.notifier is not None:
+                await trio.to_thread.run_sync(self.notifier.stop)
+            pyfuse3.close(unmount=False)  # closes the device: from here on the kernel knows that nobody serves
+            await self.sealer.close()
+            if unmount:
+                try:
+                    await self._detach(lazy=True)
+                except UnmountFailed as e:
+                    log.warning("%s", e)
+
+    async def _detach(self, *, lazy: bool = False) -> None:
+        await trio.to_thread.run_sync(partial(device.detach, self.mountpoint, lazy=lazy), abandon_on_cancel=True)
+
+    async def _flush_kernel(self) -> None:
+        """Have the kernel write back what programs wrote to files that they have not closed."""
+        sync = shutil.which("sync")
+        if sync is None:
+            return
+        command = [sync, "--file-system", os.fsdecode(self.mountpoint)]
+        with trio.move_on_after(FLUSH_SECONDS) as timeout:
+            done = await trio.run_process(command, check=False, stdin=subprocess.DEVNULL, capture_stderr=True)
+            if done.returncode:
+                log.warning("the kernel's caches could not be flushed: %s", done.stderr.decode(errors="replace").strip())
+        if timeout.cancelled_caught:
+            log.warning("the kernel's caches were not flushed within %d s", FLUSH_SECONDS)
