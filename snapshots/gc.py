@@ -1,0 +1,197 @@
+"""Garbage collection: free what no run holds, and what the dead left behind.
+
+Owns the decision of what is garbage apart from objects (see ``snapshots.objects`` for those).  Safe while other
+processes use the store: whatever could be in the making is either under the database's write lock when it is looked
+at, or carries the number of a lease that shows whether its maker is alive, or belongs to a run whose lock is taken
+first.  Belongs to the thread of its store.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from snapshots import durable
+from snapshots.errors import RunError
+from snapshots.lease import NOBODY
+from snapshots.objects import Place
+from snapshots.store import Store
+
+TOMBSTONE_AGE_NS = 30 * 24 * 3600 * 10**9
+"""How long the record of a run that is over stays, by default."""
+
+
+class GcReport(msgspec.Struct, frozen=True):
+    """What a collection freed."""
+
+    objects: int
+    object_bytes: int
+    files: int
+    """stray files: objects nobody registered, contents whose writer died, spools of runs that are not mounted"""
+    file_bytes: int
+    directories: int
+    """directories of runs that are over or were never registered"""
+    tombstones: int
+    """records of runs that are over"""
+
+    @property
+    def freed_bytes(self) -> int:
+        """All bytes of content that were freed."""
+        return self.object_bytes + self.file_bytes
+
+
+def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
+    """Free everything that no run holds, and shrink the store.
+
+    Leaves alone what a crashed run (active, not locked) may still need: its spool.  Errors: those of the store.
+    """
+    directories = _directories_of_the_dead(store)
+    strays = _dead_spools(store) + _dead_writers(store) + _unregistered(store)
+    _mark_unheld(store)
+    collected = store.objects.collect()
+    tombstones = _tombstones(store, time.time_ns() - tombstone_age_ns)
+    store.database.shrink()
+    return GcReport(
+        objects=collected.objects,
+        object_bytes=collected.bytes,
+        files=len(strays),
+        file_bytes=sum(strays),
+        directories=directories,
+        tombstones=tombstones,
+    )
+
+
+def stray_directories(store: Store) -> list[str]:
+    """Ids of runs that have a directory and are discarded or not registered."""
+    strays = []
+    for name in sorted(durable.listdir(store.layout.runs)):
+        row = _registered(store, name)
+        if row is None:
+            # Perhaps it is being made: that is one transaction, and its record is there once we get the lock.  An id
+            # is never given twice, so a directory that has no record then never will.
+            with store.database.transaction():
+                row = _registered(store, name)
+        if row is None or row[0] == "discarded":
+            strays.append(name)
+    return strays
+
+
+def remove_stray_directory(store: Store, run_id: str) -> bool:
+    """Remove one of them, unless something is mounted in it or it is being discarded right now."""
+    try:
+        if _registered(store, run_id) is not None and store.runs.is_locked(run_id):
+            return False
+        store.runs.remove_directory(run_id)
+    except RunError:
+        return False
+    return True
+
+
+def dead_writes(store: Store) -> list[str]:
+    """Paths in ``incoming/`` whose writer is dead."""
+    dead = []
+    for name in sorted(durable.listdir(store.layout.incoming)):
+        holder = store.files.owner(name)
+        if holder is None or not store.lease.is_alive(holder):
+            dead.append(f"{store.layout.incoming}/{name}")
+    return dead
+
+
+def unregistered_files(store: Store) -> list[str]:
+    """Paths of object files that the database does not know: what a writer left that died before its commit."""
+    strays = []
+    for path in store.layout.object_files():
+        name = store.layout.object_name(path)
+        if name is None or _is_registered_file(store, name):
+            continue
+        with store.database.transaction():  # a file in the making is registered by the time we get the lock
+            if not _is_registered_file(store, name):
+                strays.append(path)
+    return strays
+
+
+def remove_unregistered(store: Store, path: str) -> int | None:
+    """Remove one of them; its size in bytes, or None if it is an object by now."""
+    name = store.layout.object_name(path)
+    with store.database.transaction(), durable.reporting(f"cannot remove {path}"):
+        if name is None or _is_registered_file(store, name):
+            return None
+        size = _size(path)
+        store.files.remove(name)
+        return size
+
+
+def _directories_of_the_dead(store: Store) -> int:
+    return sum(remove_stray_directory(store, run_id) for run_id in stray_directories(store))
+
+
+def _dead_spools(store: Store) -> list[int]:
+    """Empty the spools of kept runs that nobody has mounted: everything of theirs has been sealed."""
+    sizes: list[int] = []
+    for run in store.runs.list():
+        if run.state != "kept":
+            continue
+        spool = store.runs.directory(run.id) / "spool"
+        if not durable.listdir(spool):
+            continue
+        try:
+            lock = store.runs.lock(run.id)
+        except RunError:
+            continue
+        with lock, durable.reporting(f"cannot empty {spool}"):
+            if store.runs.get(run.id).state == "kept":
+                sizes += [_remove(spool / name) for name in durable.listdir(spool)]
+    return sizes
+
+
+def _dead_writers(store: Store) -> list[int]:
+    with durable.reporting(f"cannot empty {store.layout.incoming}"):
+        return [_remove(Path(path)) for path in dead_writes(store)]
+
+
+def _unregistered(store: Store) -> list[int]:
+    sizes = (remove_unregistered(store, path) for path in unregistered_files(store))
+    return [size for size in sizes if size is not None]
+
+
+def _mark_unheld(store: Store) -> None:
+    """Make candidates of objects that are neither used nor marked: there are none, unless the store was damaged."""
+    with store.database.transaction():
+        store.database.run(
+            "INSERT INTO loose (object, holder, run) SELECT id, ?, 0 FROM objects o"
+            " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE object = o.id)"
+            " AND NOT EXISTS (SELECT 1 FROM loose WHERE object = o.id)",
+            (NOBODY,),
+        )
+
+
+def _tombstones(store: Store, before_ns: int) -> int:
+    with store.database.transaction():
+        return store.database.run(
+            "DELETE FROM runs WHERE state IN ('merged', 'discarded') AND changed_ns < ?"
+            " AND NOT EXISTS (SELECT 1 FROM entries WHERE run = runs.key)"
+            " AND NOT EXISTS (SELECT 1 FROM links WHERE run = runs.key)",
+            (before_ns,),
+        )
+
+
+def _registered(store: Store, run_id: str) -> tuple[str] | None:
+    return store.database.one("SELECT state FROM runs WHERE id = ?", (run_id,))
+
+
+def _is_registered_file(store: Store, name: bytes) -> bool:
+    return store.database.one("SELECT 1 FROM objects WHERE name = ? AND place = ?", (name, Place.FILE)) is not None
+
+
+def _remove(path: Path) -> int:
+    size = _size(path)
+    durable.unlink(path)
+    return size
+
+
+def _size(path: str | Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0

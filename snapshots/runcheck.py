@@ -1,0 +1,223 @@
+"""The checks of one run's records: entries, links, uses.
+
+Owns what must be true of them (see ``Kind`` for the list) and its repair.  A check without repair reads one snapshot of
+the database, so a mounted run can be checked while it changes.  A repair holds the run's lock and the database's
+write lock.  Belongs to the thread of its store.
+"""
+
+import stat
+from collections.abc import Iterator
+from itertools import pairwise
+
+import msgspec
+
+from snapshots import durable
+from snapshots.entries import ROOT_INO, WHITEOUT, Content, Entry
+from snapshots.errors import RunBusy, RunState, RunUnknown, StoreDamaged
+from snapshots.findings import Finding, Kind
+from snapshots.lease import NOBODY
+from snapshots.objects import Place
+from snapshots.runs import RunLock
+from snapshots.store import Store
+from snapshots.upper import from_stored, to_stored
+
+_decode = msgspec.msgpack.Decoder(Entry).decode
+
+
+class RunCheck:
+    """One pass over the records of a run, given by its key and id."""
+
+    def __init__(self, store: Store, key: int, run_id: str) -> None:
+        self._store = store
+        self._db = store.database
+        self._key = key
+        self._id = run_id
+        self._repair = False
+        self._findings: list[Finding] = []
+        self._objects: dict[bytes, tuple[int, int] | None] = {}
+        self.entries = 0
+
+    def look(self) -> list[Finding]:
+        """What is wrong."""
+        with self._db.snapshot():
+            self._check()
+        return self._findings
+
+    def repair(self) -> list[Finding]:
+        """What is wrong, mended where possible; a run in use is only looked at."""
+        lock: RunLock | None = None
+        try:
+            lock = self._store.runs.lock(self._id)
+        except RunBusy:
+            return self.look()
+        except (RunState, RunUnknown):
+            pass  # over: it has no directory, and nobody else works on it
+        try:
+            self._repair = True
+            with self._db.transaction():
+                self._check()
+        finally:
+            if lock is not None:
+                lock.release()
+        return self._findings
+
+    def _found(self, kind: Kind, detail: str, *, ino: int | None = None, repaired: bool = False) -> None:
+        what = f"run {self._id}" if ino is None else f"run {self._id} inode {ino}"
+        self._findings.append(Finding(kind, what, detail, repaired))
+
+    def _check(self) -> None:
+        try:
+            self._store.runs.get(self._id)
+        except RunUnknown:
+            return  # forgotten meanwhile
+        except StoreDamaged as exc:
+            self._found(Kind.RUN_RECORD, str(exc))
+        entries, unreadable = self._load_entries()
+        for entry in entries.values():
+            self._check_entry(entry)
+        links = self._check_links(entries, unreadable)
+        self._check_reachable(entries, unreadable, links)
+        self._check_uses(entries)
+
+    def _load_entries(self) -> tuple[dict[int, Entry], set[int]]:
+        """The entries that can be read, and the inode numbers of those that cannot and still are there."""
+        entries: dict[int, Entry] = {}
+        unreadable: set[int] = set()
+        for stored, changed, blob in self._db.all("SELECT ino, changed, data FROM entries WHERE run = ?", (self._key,)):
+            self.entries += 1
+            ino = from_stored(stored)
+            try:
+                entry = _decode(blob)
+            except msgspec.MsgspecError as exc:
+                self._found(Kind.ENTRY_UNDECODABLE, f"its record cannot be read: {exc}", ino=ino, repaired=self._repair)
+                if self._repair:
+                    self._set_aside(ino, blob)
+                else:
+                    unreadable.add(ino)
+                continue
+            if entry.ino != ino or entry.changed != changed:
+                self._found(Kind.ENTRY_INVALID, f"its record is that of inode {entry.ino}", ino=ino)
+            entries[ino] = entry
+        return entries, unreadable
+
+    def _set_aside(self, ino: int, blob: bytes) -> None:
+        path = self._store.layout.quarantine_path(f"entry-{self._id}-{ino}")
+        with durable.reporting(f"cannot write {path}"):
+            durable.write_file(path, blob)
+        self._db.run("DELETE FROM entries WHERE run = ? AND ino = ?", (self._key, to_stored(ino)))
+
+    # one entry
+
+    def _check_entry(self, entry: Entry) -> None:
+        for problem in self._invalid(entry):
+            self._found(Kind.ENTRY_INVALID, problem, ino=entry.ino)
+        if entry.content is None:
+            return
+        for name in sorted(entry.content.objects):
+            if self._object(name) is None:
+                self._found(Kind.ENTRY_CONTENT_LOST, f"its object {name.hex()} is missing or damaged", ino=entry.ino)
+
+    def _invalid(self, entry: Entry) -> Iterator[str]:
+        if stat.S_ISLNK(entry.mode) != (entry.target is not None):
+            yield "a symlink without a target, or a target without a symlink"
+        content = entry.content
+        if content is None:
+            return
+        if not stat.S_ISREG(entry.mode):
+            yield "it has content and is not a regular file"
+        if content.size != entry.size:
+            yield f"its content has {content.size} bytes and its attributes say {entry.size}"
+        if content.base_limit and entry.origin is None:
+            yield "it needs a base file and has none"
+        yield from self._invalid_extents(content)
+
+    def _invalid_extents(self, content: Content) -> Iterator[str]:
+        for extent in content.extents:
+            file_end = extent.offset + extent.length
+            end = extent.start + extent.length
+            found = self._object(extent.object)
+            if extent.length < 1 or extent.offset < 0 or extent.start < 0 or file_end > content.size:
+                yield f"the extent at {extent.offset} lies outside the file"
+            elif found is not None and end > found[1]:
+                yield f"the extent at {extent.offset} ends at {end} in an object of {found[1]} bytes"
+        for before, after in pairwise(content.extents):
+            if before.offset + before.length > after.offset:
+                yield f"the extents at {before.offset} and {after.offset} overlap or are out of order"
+
+    def _object(self, name: bytes) -> tuple[int, int] | None:
+        """Id and size in bytes of a usable object."""
+        if name not in self._objects:
+            row = self._db.one("SELECT id, size FROM objects WHERE name = ? AND place != ?", (name, Place.QUARANTINE))
+            self._objects[name] = None if row is None else (row[0], row[1])
+        return self._objects[name]
+
+    # names
+
+    def _check_links(self, entries: dict[int, Entry], unreadable: set[int]) -> dict[int, list[int]]:
+        """Check every link; inode numbers by directory of those that are good."""
+        good: dict[int, list[int]] = {}
+        for parent, name, ino in self._db.all("SELECT parent, name, ino FROM links WHERE run = ?", (self._key,)):
+            directory, target = from_stored(parent), from_stored(ino)
+            holder = entries.get(directory)
+            if directory != ROOT_INO and directory not in unreadable and (holder is None or not holder.is_dir):
+                problem = f"{name!r} is a name in what is no directory of the run"
+            elif target != WHITEOUT and target not in entries and target not in unreadable:
+                problem = f"{name!r} leads to inode {target}, which has no entry"
+            else:
+                good.setdefault(directory, []).append(target)
+                continue
+            if self._repair:
+                self._db.run("DELETE FROM links WHERE run = ? AND parent = ? AND name = ?", (self._key, parent, name))
+            self._found(Kind.LINK_DANGLING, problem, ino=directory, repaired=self._repair)
+        return good
+
+    def _check_reachable(self, entries: dict[int, Entry], unreadable: set[int], links: dict[int, list[int]]) -> None:
+        reached = {ROOT_INO, WHITEOUT} | unreadable
+        to_visit = [ROOT_INO, *unreadable]
+        while to_visit:
+            for ino in links.get(to_visit.pop(), ()):
+                if ino not in reached:
+                    reached.add(ino)
+                    to_visit.append(ino)
+        for ino in sorted(entries.keys() - reached):
+            if self._repair:
+                self._db.run("DELETE FROM entries WHERE run = ? AND ino = ?", (self._key, to_stored(ino)))
+                self._db.run("DELETE FROM links WHERE run = ? AND parent = ?", (self._key, to_stored(ino)))
+                del entries[ino]
+            self._found(Kind.ENTRY_UNREACHABLE, "no name leads to it", ino=ino, repaired=self._repair)
+
+    # uses
+
+    def _check_uses(self, entries: dict[int, Entry]) -> None:
+        wanted = {
+            (to_stored(ino), found[0])
+            for ino, entry in entries.items()
+            if entry.content is not None
+            for name in entry.content.objects
+            if (found := self._any_object(name)) is not None
+        }
+        actual = set(self._db.all("SELECT ino, object FROM uses WHERE run = ?", (self._key,)))
+        if wanted == actual:
+            return
+        for ino, object_id in sorted(wanted ^ actual):
+            what = "not noted" if (ino, object_id) in wanted else "noted and not true"
+            dropped = self._repair and any(f.repaired and f.kind in _DROPS for f in self._findings)
+            if not (dropped and (ino, object_id) in actual):
+                detail = f"that it uses object number {object_id} is {what}"
+                self._found(Kind.USES, detail, ino=from_stored(ino), repaired=self._repair)
+        if self._repair:
+            self._db.many(
+                "INSERT OR IGNORE INTO loose (object, holder, run) VALUES (?, ?, 0)",
+                [(object_id, NOBODY) for _, object_id in actual],
+            )
+            self._db.run("DELETE FROM uses WHERE run = ?", (self._key,))
+            self._db.many(
+                "INSERT INTO uses (run, ino, object) VALUES (?, ?, ?)", [(self._key, ino, obj) for ino, obj in wanted]
+            )
+
+    def _any_object(self, name: bytes) -> tuple[int] | None:
+        """Id of an object, also a damaged one: what needs it keeps its record."""
+        return self._db.one("SELECT id FROM objects WHERE name = ?", (name,))
+
+
+_DROPS = frozenset({Kind.ENTRY_UNDECODABLE, Kind.ENTRY_UNREACHABLE})

@@ -1,0 +1,451 @@
+"""The registry of runs: ids, names, states, and the directory and lock of each.
+
+Owns the table ``runs`` and the directories ``runs/<id>``.  Knows nothing of what a run changed (``snapshots.upper``)
+and never mounts or unmounts.  Belongs to one store, so to one thread.
+
+The state in the record says what was asked for last; whether a run is mounted is what its lock says.  A run whose
+state is ``active`` while its lock is free has crashed.
+"""
+
+import os
+import re
+import secrets
+import stat
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from snapshots import durable, locks
+from snapshots.database import Database, Row
+from snapshots.entries import FIRST_NEW_INO
+from snapshots.errors import BaseError, RunAmbiguous, RunBusy, RunError, RunExists, RunState, RunUnknown, StoreDamaged
+from snapshots.layout import DIRECTORY_MODE, Layout
+from snapshots.names import readable
+
+State = Literal["active", "kept", "merged", "discarded"]
+STATES: tuple[State, ...] = ("active", "kept", "merged", "discarded")
+LIVE: tuple[State, ...] = ("active", "kept")
+"""States of a run that still has something to decide about; names are unique among these."""
+
+ID_LENGTH = 12
+NAME_LIMIT = 100
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # 32 characters; without i, l, o, u, which are misread
+_SELECT = "SELECT id, name, state, base, created_ns, changed_ns, record FROM runs"
+_RUN_LOCK_BYTE = 0
+_CANDIDATES = 8  # candidates named in a message
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run as recorded; a value, not updated when the record is."""
+
+    id: str
+    """``ID_LENGTH`` characters of 0-9a-z"""
+    name: str | None
+    """None when the user gave none"""
+    base: bytes
+    """absolute path"""
+    base_identity: tuple[int, int]
+    """device and inode number of the base when the run was made"""
+    state: State
+    command: tuple[str, ...]
+    """empty for a run that was only mounted; undecodable bytes as surrogates (``os.fsencode`` gives them back)"""
+    created_ns: int
+    changed_ns: int
+    """when the record was last changed"""
+    exit_status: int | None
+    """of the last command; None when none has ended"""
+    mountpoint: bytes | None
+    """None when not mounted, as far as was recorded"""
+    pid: int | None
+    """of the process that serves the mount; None when not mounted, as far as was recorded"""
+    options: dict[str, Any]
+    """what the session wants back when it mounts the run again; plain values"""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run is active or kept."""
+        return self.state in LIVE
+
+    @property
+    def label(self) -> str:
+        """How to call the run in a message: its name, else its id."""
+        return self.name or self.id
+
+
+RunList = list[Run]  # inside Runs, ``list`` is a method
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """The fields of a run that nothing selects by: the column ``record``."""
+
+    base_identity: tuple[int, int]
+    command: tuple[bytes, ...]
+    exit_status: int | None = None
+    mountpoint: bytes | None = None
+    pid: int | None = None
+    options: dict[str, Any] = {}
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Record).decode
+_FIELDS = frozenset({"name", "state", "command", "exit_status", "mountpoint", "pid", "options", "base_identity"})
+
+
+class RunLock:
+    """A held lock on a run: a context manager, or ``release`` it.
+
+    It belongs to the open file and so is shared with forked children: it is free when the last of them has released
+    it or died.  To hand it to a child, fork and release it in the parent.
+    """
+
+    def __init__(self, run_id: str, fd: int) -> None:
+        self.run_id = run_id
+        self._fd = fd
+
+    @property
+    def held(self) -> bool:
+        """Whether this process has not released it yet."""
+        return self._fd >= 0
+
+    def fileno(self) -> int:
+        """The descriptor that carries the lock."""
+        return self._fd
+
+    def release(self) -> None:
+        """Let go; a second time is fine."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> "RunLock":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Runs:
+    """All runs of a store.  Errors of every method: StoreDamaged, StoreFull, StoreUnusable."""
+
+    def __init__(self, database: Database, layout: Layout) -> None:
+        self._db = database
+        self._layout = layout
+        self._held: dict[str, RunLock] = {}
+
+    def create(
+        self,
+        *,
+        base: bytes,
+        name: str | None = None,
+        command: tuple[str, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Run:
+        """Register a new run over ``base`` (an absolute path), state ``active``, and make its directory.
+
+        Errors: BaseError, RunExists, RunError for a name that cannot be one.
+        """
+        if name is not None:
+            check_name(name)
+        path = _normal(base)
+        record = _Record(_identity(path), tuple(os.fsencode(part) for part in command), options=dict(options or {}))
+        now = time.time_ns()
+        with self._db.transaction():
+            if name is not None:
+                self._check_free(name)
+            run_id = self._new_id()
+            self.make_directory(run_id)
+            self._db.insert(
+                "INSERT INTO runs (id, name, state, base, created_ns, changed_ns, next_ino, record)"
+                " VALUES (?, ?, 'active', ?, ?, ?, ?, ?)",
+                (run_id, name, path, now, now, FIRST_NEW_INO, _encode(record)),
+            )
+        return self.get(run_id)
+
+    def get(self, run_id: str) -> Run:
+        """The run of this id.  Errors: RunUnknown."""
+        row = self._db.one(f"{_SELECT} WHERE id = ?", (run_id,))
+        if row is None:
+            raise RunUnknown(f"no run {run_id}; `goexfs ls --all` lists them")
+        return _run(row)
+
+    def resolve(self, ref: str, *, cwd: bytes | None = None) -> Run:
+        """The run that a user means by an id, a name, an unambiguous beginning of an id, or ``@``.
+
+        ``@`` is the latest run whose base is ``cwd`` or a directory above it.  Runs that are merged or discarded are
+        meant only where no live one is.  Errors: RunUnknown, RunAmbiguous.
+        """
+        if ref == "@":
+            return self._latest(cwd)
+        row = self._db.one(f"{_SELECT} WHERE id = ?", (ref,))
+        if row is not None:
+            return _run(row)
+        named = self._rows("name = ?", (ref,))
+        prefix = ref.lower()
+        started = [] if named or not prefix.isalnum() else self._rows("substr(id, 1, ?) = ?", (len(prefix), prefix))
+        for what, runs in (("name", named), ("id beginning with", started)):
+            choice = [run for run in runs if run.is_live] or runs
+            if len(choice) == 1:
+                return choice[0]
+            if choice:
+                raise RunAmbiguous(f"{len(choice)} runs have the {what} {ref!r}: {_candidates(choice)}; give the id")
+        raise RunUnknown(f"no run is called {ref!r} or has an id beginning so; `goexfs ls --all` lists them")
+
+    def _latest(self, cwd: bytes | None) -> Run:
+        if cwd is None:
+            raise RunUnknown("'@' means a run of the current directory, and there is none here; name the run")
+        here = _normal(cwd)
+        runs = [run for run in self.list(all=True) if _is_below(here, run.base)]
+        choice = [run for run in runs if run.is_live] or runs
+        if not choice:
+            raise RunUnknown(f"no run has {readable(here)} or a directory above it as its base; `goexfs ls` lists runs")
+        return choice[-1]
+
+    def list(self, *, all: bool = False) -> RunList:
+        """Runs, newest last: only live ones (active and kept) unless ``all``."""
+        return self._rows("1" if all else "state IN ('active', 'kept')", ())
+
+    def update(self, run_id: str, **fields: Any) -> Run:
+        """Change fields of a run (all but id, base and the times); the run as it is then.
+
+        Errors: RunUnknown; RunExists or RunError for the name.
+        """
+        unknown = fields.keys() - _FIELDS
+        if unknown:
+            raise TypeError(f"a run has no field {sorted(unknown)[0]!r} to update")
+        if fields.get("state", "active") not in STATES:
+            raise ValueError(f"no such state of a run: {fields['state']!r}")
+        if fields.get("name") is not None:
+            check_name(fields["name"])
+        with self._db.transaction():
+            run = msgspec.structs.replace(self.get(run_id), **fields, changed_ns=time.time_ns())
+            if run.name is not None and run.is_live:
+                self._check_free(run.name, run_id)
+            self._write(run)
+        return run
+
+    def forget(self, run_id: str) -> None:
+        """Drop the record of a discarded run: nothing of it remains.  Errors: RunUnknown, RunState."""
+        with self._db.transaction():
+            run = self.get(run_id)
+            if run.state != "discarded":
+                raise RunState(f"run {run.label} is {run.state}; only a discarded run can be forgotten")
+            self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
+
+    def directory(self, run_id: str) -> Path:
+        """``runs/<id>``; it exists until the run is discarded."""
+        return self._layout.run_directory(run_id)
+
+    def lock(self, run_id: str) -> RunLock:
+        """Lock a run for mounting, merging or discarding it.
+
+        Errors: RunBusy at once if anybody holds it (also this process); RunUnknown; RunState if it is discarded.
+        """
+        held = self._held.get(run_id)
+        fd = -1 if held is not None and held.held else self._open_lock(run_id)
+        if fd < 0 or not locks.try_lock(fd, _RUN_LOCK_BYTE):
+            if fd >= 0:
+                os.close(fd)
+            raise RunBusy(f"run {run_id} is in use (mounted, or being merged or discarded); unmount it or wait for it")
+        if os.fstat(fd).st_nlink == 0:  # discarded by the one who held it before us
+            os.close(fd)
+            raise RunState(f"run {run_id} has been discarded")
+        lock = RunLock(run_id, fd)
+        self._held[run_id] = lock
+        return lock
+
+    def held_lock(self, run_id: str) -> RunLock | None:
+        """The lock on this run that was taken here and not released, if any."""
+        lock = self._held.get(run_id)
+        return lock if lock is not None and lock.held else None
+
+    def is_locked(self, run_id: str) -> bool:
+        """Whether anybody holds the run's lock; asks without taking it.  False for a discarded run."""
+        if self.held_lock(run_id) is not None:
+            return True
+        try:
+            fd = os.open(self.directory(run_id) / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise durable.failure(exc, f"cannot look at the lock of run {run_id}") from exc
+        try:
+            return locks.is_locked(fd, _RUN_LOCK_BYTE)
+        finally:
+            os.close(fd)
+
+    def make_directory(self, run_id: str) -> None:
+        """Make ``runs/<id>``, or what is missing of it."""
+        directory = self.directory(run_id)
+        with durable.reporting(f"cannot make the directory of run {run_id}"):
+            for below in (directory, directory / "spool", directory / "mnt"):
+                durable.mkdir(below, DIRECTORY_MODE)
+            try:
+                os.close(durable.create(directory / "lock", 0o600))
+            except FileExistsError:
+                pass
+
+    def missing_parts(self, run_id: str) -> tuple[str, ...]:
+        """Paths in the directory of a live run that should be there and are not.  (``mnt`` may be a dead mount.)"""
+        directory = self.directory(run_id)
+        names = set(durable.listdir(directory))
+        return tuple(str(directory / part) for part in ("lock", "spool", "mnt") if part not in names)
+
+    def remove_directory(self, run_id: str) -> None:
+        """Remove ``runs/<id>`` and all in it, the lock last; whoever calls holds the run's lock, or there is no run.
+
+        Never descends into a mount.  Errors: RunBusy if something is mounted there.
+        """
+        directory = self.directory(run_id)
+        self.check_unmounted(run_id)
+        with durable.reporting(f"cannot remove {directory}"):
+            device = _device(directory)
+            if device is not None:
+                _clear(str(directory), device, last="lock")
+
+    def check_unmounted(self, run_id: str) -> None:
+        """Raise RunBusy if anything is mounted in the run's directory, dead mounts included.
+
+        Asks the kernel's table: to touch a mount whose server hangs would hang too.
+        """
+        directory = os.fsencode(os.path.realpath(self.directory(run_id)))
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+            point = _unescape(line.split(b" ", 5)[4])
+            if _is_below(point, directory):
+                raise RunBusy(f"something is mounted at {readable(point)}; unmount it first")
+
+    # records
+
+    def _rows(self, where: str, args: tuple[object, ...]) -> RunList:
+        return [_run(row) for row in self._db.all(f"{_SELECT} WHERE {where} ORDER BY created_ns, key", args)]
+
+    def _write(self, run: Run) -> None:
+        record = _Record(
+            run.base_identity,
+            tuple(os.fsencode(part) for part in run.command),
+            run.exit_status,
+            run.mountpoint,
+            run.pid,
+            run.options,
+        )
+        self._db.run(
+            "UPDATE runs SET name = ?, state = ?, changed_ns = ?, record = ? WHERE id = ?",
+            (run.name, run.state, run.changed_ns, _encode(record), run.id),
+        )
+
+    def _check_free(self, name: str, but: str = "") -> None:
+        row = self._db.one(
+            "SELECT id FROM runs WHERE name = ? AND state IN ('active', 'kept') AND id != ?", (name, but)
+        )
+        if row is not None:
+            raise RunExists(f"run {row[0]} has the name {name!r} already; choose another, or merge or discard that run")
+
+    def _new_id(self) -> str:
+        while True:
+            run_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))
+            if self._db.one("SELECT 1 FROM runs WHERE id = ? OR name = ?", (run_id, run_id)) is None:
+                return run_id
+
+    def _open_lock(self, run_id: str) -> int:
+        try:
+            return os.open(self.directory(run_id) / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            run = self.get(run_id)
+            if not run.is_live:
+                raise RunState(f"run {run.label} has been {run.state}") from None
+            raise StoreDamaged(
+                f"the directory of run {run.label} is damaged; `goexfs fsck --repair` mends it"
+            ) from None
+        except OSError as exc:
+            raise durable.failure(exc, f"cannot lock run {run_id}") from exc
+
+
+def check_name(name: str) -> None:
+    """Raise RunError unless ``name`` can name a run: printable, no spaces, ``/`` or ``@``, not like an option."""
+    if not 0 < len(name) <= NAME_LIMIT:
+        problem = "it is empty" if not name else f"it is longer than {NAME_LIMIT} characters"
+    elif name.startswith("-"):
+        problem = "it looks like an option"
+    elif not name.isprintable() or any(char.isspace() for char in name):
+        problem = "it has spaces or characters that cannot be printed"
+    elif "/" in name or "@" in name:
+        problem = "it has '/' or '@' in it"
+    else:
+        return
+    raise RunError(f"{name!r} cannot name a run: {problem}")
+
+
+def _run(row: Row) -> Run:
+    run_id, name, state, base, created_ns, changed_ns, blob = row
+    try:
+        record = _decode(blob)
+    except msgspec.MsgspecError as exc:
+        raise StoreDamaged(f"the record of run {run_id} is damaged ({exc}); `goexfs fsck` says what else is") from exc
+    return Run(
+        run_id,
+        name,
+        base,
+        record.base_identity,
+        state,
+        tuple(os.fsdecode(part) for part in record.command),
+        created_ns,
+        changed_ns,
+        record.exit_status,
+        record.mountpoint,
+        record.pid,
+        record.options,
+    )
+
+
+def _candidates(runs: RunList) -> str:
+    shown = [run.id if run.name is None else f"{run.id} ({run.name})" for run in runs[-_CANDIDATES:]]
+    return ", ".join(shown) + (", …" if len(runs) > _CANDIDATES else "")
+
+
+def _normal(path: bytes) -> bytes:
+    if not path.startswith(b"/"):
+        raise BaseError(f"{readable(path)} is not an absolute path")
+    return b"/" + b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
+
+
+def _is_below(path: bytes, directory: bytes) -> bool:
+    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def _identity(base: bytes) -> tuple[int, int]:
+    try:
+        st = os.stat(base)
+    except OSError as exc:
+        raise BaseError(f"cannot use {readable(base)} as a base: {exc.strerror}") from exc
+    if not stat.S_ISDIR(st.st_mode):
+        raise BaseError(f"cannot use {readable(base)} as a base: it is not a directory")
+    return st.st_dev, st.st_ino
+
+
+def _unescape(field: bytes) -> bytes:
+    """A path of mountinfo: blanks and backslashes are written as octal numbers there."""
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+
+
+def _device(path: Path) -> int | None:
+    try:
+        return os.lstat(path).st_dev
+    except FileNotFoundError:
+        return None
+
+
+def _clear(directory: str, device: int, *, last: str = "") -> None:
+    """Remove a directory with all in it; what is on another device is a mount, and makes it fail untouched."""
+    names = durable.listdir(directory)
+    for name in sorted(names, key=lambda name: name == last):
+        path = f"{directory}/{name}"
+        st = os.lstat(path)
+        if st.st_dev != device:
+            raise RunBusy(f"something is mounted at {path}; unmount it first")
+        if stat.S_ISDIR(st.st_mode):
+            _clear(path, device)
+        else:
+            durable.unlink(path)
+    durable.rmdir(directory)
