@@ -18,10 +18,10 @@ from typing import Protocol
 
 from goexfs.overlay.blocking import WouldBlock
 from goexfs.overlay.descriptors import DescriptorPool
-from goexfs.overlay.ranges import RangeSet
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import Content as Record
 from snapshots.entries import Extent, Identity
+from snapshots.ranges import RangeSet
 
 COPY_WHOLE_LIMIT = 1024 * 1024
 """Bytes up to which a copy-up takes the whole base file.
@@ -373,37 +373,6 @@ Each has ``size`` (bytes), ``read(offset, length)`` (short only at the end; may 
 """
 
 Source = BaseFile | Sealed | FrozenSpool
-
-
-def sealed_record(frozen: FrozenSpool, stored: list[Extent], below: Record | None) -> Record:
-    """What a frozen spool is in the store: its own ranges (*stored*) over what its source already had.
-
-    *below* is the record of a source that is in the store itself, None for a base file or no source at all.
-    """
-    limit = min(frozen.source_limit, frozen.size) if frozen.source is not None else 0
-    if not limit:
-        return Record(frozen.size, 0, tuple(stored))
-    base_limit, extents = limit, stored
-    if below is not None:
-        base_limit = min(below.base_limit, limit)
-        extents = [*stored]
-        for extent in below.extents:
-            stop = min(extent.offset + extent.length, limit)
-            for start, end, inside in frozen.ranges.pieces(extent.offset, max(stop, extent.offset)):
-                if not inside:
-                    extents.append(Extent(start, end - start, extent.object, extent.start + start - extent.offset))
-        extents.sort(key=lambda extent: extent.offset)
-    return Record(frozen.size, base_limit if _has_gap(extents, base_limit) else 0, tuple(extents))
-
-
-def _has_gap(extents: list[Extent], limit: int) -> bool:
-    """Whether a byte below *limit* is in no extent."""
-    at = 0
-    for extent in extents:
-        if at >= limit or extent.offset > at:
-            break
-        at = extent.offset + extent.length
-    return at < limit
 
 
 def _overlapping(extents: tuple[Extent, ...], start: int, end: int) -> list[Extent]:

@@ -21,9 +21,9 @@ from goexfs.overlay.content import (
     rounded_blocks,
 )
 from goexfs.overlay.nodes import Dir, File, Node
-from goexfs.overlay.ranges import RangeSet
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
+from snapshots.ranges import RangeSet
 
 MAX_FILE_SIZE = (1 << 63) - 1
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID

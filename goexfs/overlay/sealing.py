@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool, sealed_record
+from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink
 from goexfs.overlay.view import View
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 from snapshots.entries import Checkpoint, Content, Entry, Extent, Link, Origin
+from snapshots.extents import layered
 from snapshots.store import Store
 
 
@@ -206,6 +207,7 @@ def _store_spool(frozen: FrozenSpool, store: Store) -> Content:
         return Content(frozen.size, 0, (Extent(0, frozen.size, name, 0),))
     fd = frozen.open_fd()
     try:
-        return sealed_record(frozen, store.objects.put_ranges(fd, ranges), below)
+        limit = 0 if frozen.source is None else frozen.source_limit
+        return layered(frozen.size, limit, frozen.ranges, store.objects.put_ranges(fd, ranges), below)
     finally:
         os.close(fd)
