@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import click
 
+from goexfs.fuse import errors as mount_errors
 from goexfs.session import errors as session_errors
 from snapshots import errors as store_errors
 
@@ -42,11 +43,17 @@ STATUS: dict[type[BaseException], int] = {
     store_errors.MergeError: 80,
     session_errors.NestedStore: 81,
     session_errors.BaseReplaced: 82,
-    session_errors.MountpointError: 83,
-    session_errors.MountBusy: 84,
-    session_errors.FuseUnavailable: 85,
-    session_errors.ServerError: 86,
-    session_errors.SandboxError: 87,
+    mount_errors.MountpointUnusable: 83,
+    session_errors.MountpointInsideBase: 84,
+    mount_errors.MountpointBusy: 85,
+    session_errors.MountBusy: 86,
+    mount_errors.FuseMissing: 87,
+    mount_errors.FusermountMissing: 88,
+    mount_errors.MountNotPermitted: 89,
+    mount_errors.MountError: 90,
+    mount_errors.UnmountFailed: 91,
+    session_errors.ServerError: 92,
+    session_errors.SandboxError: 93,
     session_errors.CommandError: 126,
     session_errors.CommandNotExecutable: 126,
     session_errors.CommandNotFound: 127,
@@ -69,10 +76,13 @@ class Failure(click.ClickException):
     """Any exception, as click lets it leave: ``show`` prints its line, ``exit_code`` is its status."""
 
     def __init__(self, error: BaseException) -> None:
-        error = _single(error)
-        super().__init__(str(error))
-        self.error = error
-        self.exit_code = status_of(error)
+        self.error = _single(error)
+        super().__init__(str(self.error))
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """The status goexfs ends with."""
+        return status_of(self.error)
 
     def show(self, file: IO[Any] | None = None) -> None:
         """One line on stderr (for a conflict one more per path)."""

@@ -1,0 +1,212 @@
+"""``goexfs ls``, ``show``, ``gc`` and ``fsck``: what the store holds, and whether it is sound.
+
+Owns how runs and reports are printed.  Main thread only.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli.output import (
+    age,
+    command_line,
+    count,
+    home,
+    print_json,
+    print_table,
+    printable,
+    size,
+    timestamp,
+)
+from goexfs.cli.params import RUN, json_option
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
+    from snapshots.findings import FsckReport
+    from snapshots.gc import GcReport
+
+FINDINGS = 1
+_STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "discarded": "dim"}
+
+
+@click.command("ls")
+@click.option("--all", "-a", "everything", is_flag=True, help="Merged and discarded runs too.")
+@click.option("-q", "--quiet", is_flag=True, help="Ids only, one a line.")
+@json_option
+def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
+    """List the runs: id, name, state, age, changes, bytes held, base and command; the latest is the last."""
+    import goexfs
+
+    with goexfs.open_store() as store:
+        runs = store.runs(all=everything)
+        if as_json:
+            print_json({"runs": [run_fields(run) for run in runs]})
+        elif quiet:
+            click.echo("".join(f"{run.id}\n" for run in runs), nl=False)
+        elif runs:
+            print_table(
+                ("RUN", "NAME", "STATE", "AGE", "CHANGES", "HELD", "BASE", "COMMAND"),
+                [_row(run) for run in runs],
+                right=("AGE", "CHANGES", "HELD"),
+                shrink="COMMAND",
+                styles=[_STYLES.get(run.state, "") for run in runs],
+            )
+        else:
+            click.echo(
+                "no runs" if everything else "no runs that are active or kept (ls --all shows the others)", err=True
+            )
+
+
+def _row(run: "RunHandle") -> tuple[str, ...]:
+    record = run.record
+    return (
+        run.id,
+        printable(run.name or ""),
+        run.state,
+        age(record.created_ns),
+        str(run.number_of_changes),
+        size(run.bytes_held),
+        home(run.base),
+        command_line(record.command),
+    )
+
+
+def run_fields(run: "RunHandle") -> dict[str, Any]:
+    """A run as JSON."""
+    from snapshots.names import text_fields
+
+    record = run.record
+    return {
+        "id": run.id,
+        "name": run.name,
+        "state": run.state,
+        **text_fields("base", run.base),
+        **_command_fields(record.command),
+        "created_ns": record.created_ns,
+        "changed_ns": record.changed_ns,
+        "exit_status": record.exit_status,
+        **text_fields("mountpoint", record.mountpoint),
+        "pid": record.pid,
+        "changes": run.number_of_changes,
+        "bytes_held": run.bytes_held,
+    }
+
+
+def _command_fields(argv: tuple[str, ...]) -> dict[str, list[str]]:
+    """The command readable, and exact beside it where an argument is not UTF-8."""
+    import base64
+
+    raw = [os.fsencode(part) for part in argv]
+    fields = {"command": [part.decode("utf-8", "backslashreplace") for part in raw]}
+    if any(part.encode("utf-8", "replace") != exact for part, exact in zip(argv, raw, strict=True)):
+        fields["command_base64"] = [base64.b64encode(part).decode("ascii") for part in raw]
+    return fields
+
+
+@click.command("show")
+@click.argument("ref", metavar="RUN", type=RUN)
+@json_option
+def show_command(ref: str, as_json: bool) -> None:
+    """Show one run: its state, base, command, age, changes and bytes held, and what can be done with it."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        run = store.run(ref)
+        if as_json:
+            print_json(run_fields(run))
+            return
+        for label, value in _description(run):
+            click.echo(f"{label:<12}{value}")
+
+
+def _description(run: "RunHandle") -> list[tuple[str, str]]:
+    record = run.record
+    lines = [
+        ("run", run.id),
+        ("name", printable(run.name or "-")),
+        ("state", run.state),
+        ("base", home(run.base)),
+        ("command", command_line(record.command) or "-"),
+        ("created", f"{timestamp(record.created_ns)}, {age(record.created_ns)} ago"),
+    ]
+    if record.exit_status is not None:
+        lines.append(("exit status", str(record.exit_status)))
+    if record.mountpoint is not None:
+        lines.append(("mounted at", home(record.mountpoint)))
+    lines += [("changes", str(run.number_of_changes)), ("held", size(run.bytes_held))]
+    if run.state in NEXT:
+        lines.append(("next", NEXT[run.state].format(run=run.id)))
+    return lines
+
+
+NEXT = {
+    "active": "goexfs diff {run}   goexfs umount {run}",
+    "kept": "goexfs diff {run}   goexfs merge {run}   goexfs discard {run}   goexfs run --run {run} -- CMD",
+    "crashed": "goexfs diff {run}   goexfs merge {run}   goexfs discard {run}   goexfs run --run {run} -- CMD",
+}
+"""State -> the commands that apply to a run in it."""
+
+
+@click.command("gc")
+@json_option
+def gc_command(as_json: bool) -> None:
+    """Free what no run holds, and what interrupted commands left behind."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        report = store.gc()
+    if as_json:
+        print_json({**report_fields(report), "freed_bytes": report.freed_bytes})
+    else:
+        parts = (
+            count(report.objects, "object"),
+            count(report.files, "stray file"),
+            count(report.directories, "run directory", "run directories"),
+            count(report.tombstones, "old record"),
+        )
+        click.echo(f"freed {size(report.freed_bytes)}: {', '.join(parts)}")
+
+
+@click.command("fsck")
+@click.option("--repair", is_flag=True, help="Mend what can be mended.")
+@json_option
+@click.pass_context
+def fsck_command(ctx: click.Context, repair: bool, as_json: bool) -> None:
+    """Check every object, entry and reference of the store.  Exit status 1 when something wrong remains."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        report = store.fsck(repair=repair)
+    if as_json:
+        print_json({**report_fields(report), "clean": report.clean})
+    else:
+        for line in _findings(report, repair):
+            click.echo(line)
+    ctx.exit(0 if report.clean else FINDINGS)
+
+
+def _findings(report: "FsckReport", repair: bool) -> Iterator[str]:
+    for finding in report.findings:
+        end = "  (repaired)" if finding.repaired else ""
+        yield f"{finding.kind}: {printable(finding.what)}: {printable(finding.detail)}{end}"
+    remain = sum(not finding.repaired for finding in report.findings)
+    looked = (
+        f"{count(report.objects, 'object')} ({size(report.object_bytes)}), {count(report.runs, 'run')}, "
+        f"{count(report.entries, 'entry', 'entries')}"
+    )
+    if not remain:
+        mended = f", {len(report.findings)} repaired" if report.findings else ""
+        yield f"checked {looked}: the store is sound{mended}"
+    else:
+        advice = "what remains cannot be repaired" if repair else "goexfs fsck --repair mends what can be mended"
+        yield f"checked {looked}: {count(remain, 'thing')} wrong; {advice}"
+
+
+def report_fields(report: "GcReport | FsckReport") -> dict[str, Any]:
+    """A report of the library as JSON."""
+    import msgspec
+
+    fields: dict[str, Any] = msgspec.to_builtins(report)
+    return fields

@@ -1,0 +1,144 @@
+"""The group: loading on demand, help, version, and the way out on an error."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from goexfs.cli import errors
+from goexfs.cli.main import THEMES, cli
+from goexfs.cli.version import goexfs_version
+from tests.cli.conftest import GOEXFS, Command, environment
+
+HEAVY = ("rich", "pygit2", "watchdog", "trio", "pyfuse3", "importlib.metadata", "sqlite3", "msgspec", "asyncio")
+
+
+def test_help_names_every_command(goexfs: Command) -> None:
+    done = goexfs("--help")
+    assert done.returncode == 0
+    for name in THEMES:
+        assert re.search(rf"^  {name} +\S", done.stdout, re.MULTILINE), f"{name} has no help"
+
+
+@pytest.mark.parametrize("name", THEMES)
+def test_every_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(cli, [name, "-h"])
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+def test_version(goexfs: Command) -> None:
+    done = goexfs("--version")
+    assert (done.returncode, done.stdout) == (0, f"goexfs {goexfs_version()}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*", goexfs_version())
+
+
+@pytest.mark.parametrize("args", [["-h"], ["run", "-h"]])
+def test_starting_imports_nothing_heavy(args: list[str]) -> None:
+    """What ``goexfs run`` imports before it does anything is click and this package."""
+    program = (
+        "import sys\nfrom goexfs.cli.main import cli\n"
+        "cli.get_command(None, 'run')\n"
+        f"print(*[name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *args], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["no-such-command"],
+        ["run"],
+        ["run", "--no-such-option", "--", "true"],
+        ["run", "--run", "x", "--base", ".", "--", "true"],
+        ["run", "--run", "x", "--name", "y", "--", "true"],
+        ["mount"],
+        ["mount", "a", "b", "c"],
+        ["mount", "--run", "x"],
+        ["umount"],
+        ["show"],
+        ["diff"],
+        ["diff", "x", "--stat", "-z"],
+        ["diff", "x", "--color", "sometimes"],
+        ["merge"],
+        ["discard"],
+        ["gc", "extra"],
+        ["ls", "extra"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_command_line_is_status_2(args: list[str], goexfs: Command) -> None:
+    done = goexfs(*args)
+    assert done.returncode == errors.USAGE
+    assert done.stderr.startswith("Usage: goexfs")
+    assert "Error: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_unexpected_exception_is_one_line_and_a_file(
+    area: Path, monkeypatch: pytest.MonkeyPatch, goexfs_home: Path
+) -> None:
+    import goexfs
+
+    def broken(**_options: object) -> None:
+        raise RuntimeError("two\nlines \x1b[1m")
+
+    monkeypatch.setattr(goexfs, "open_store", broken, raising=False)
+    monkeypatch.setenv("TMPDIR", str(area))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    result = CliRunner().invoke(cli, ["gc"])
+    assert result.exit_code == errors.INTERNAL
+    assert re.fullmatch(
+        r"goexfs: internal error: RuntimeError: two\\nlines \\x1b\[1m \(please report it; the traceback is in .*\)\n",
+        result.stderr,
+    )
+    (written,) = area.glob("goexfs-traceback-*.txt")
+    assert "Traceback (most recent call last)" in written.read_text()
+    assert written.stat().st_mode & 0o077 == 0
+
+
+def test_interruption_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    import goexfs
+
+    def interrupted(**_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(goexfs, "open_store", interrupted, raising=False)
+    result = CliRunner().invoke(cli, ["gc"])
+    assert result.exit_code == errors.INTERRUPTED
+    assert result.stderr == "goexfs: interrupted\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback(goexfs: Command) -> None:
+    process = subprocess.Popen(
+        [*GOEXFS, "doctor"],
+        cwd=goexfs.cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == errors.READER_GONE
+    assert said == ""
+
+
+def test_groups_of_one_are_unwrapped() -> None:
+    failure = errors.Failure(BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt()])]))
+    assert failure.exit_code == errors.INTERRUPTED
+
+
+def test_click_aborts_like_an_interruption() -> None:
+    assert errors.status_of(click.Abort()) == errors.INTERRUPTED
