@@ -1,17 +1,24 @@
 """The one choke point through which every change of a run passes.
 
-Owns what has changed since the last checkpoint.  Every operation that changes something calls `Changes.record`
-exactly once, after it has changed the nodes and before it returns; whatever wants to know of changes (the checkpoint
-today, a journal record before the reply) does so here.  Event-loop thread only.
+Owns what has changed since the last checkpoint, and tells the journal of every change before it is acknowledged.  Every
+operation calls `Changes.before` on a node it is about to touch and `Changes.record` once it has done so.  Event-loop
+thread only.
 """
 
-from enum import Enum
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 
-from goexfs.overlay.nodes import Dir, Node
-from snapshots.entries import Changed
+from goexfs.overlay.nodes import WHITEOUT, Dir, Node
+from goexfs.overlay.records import entry_of, path_of
+from snapshots.entries import WHITEOUT as WHITEOUT_INO
+from snapshots.entries import Changed, Link
+from snapshots.journal import Change, Data
+
+Journal = Callable[[Change], object]
+"""Writes one change where it survives the death of the process; OSError when there is no room."""
 
 
-class Op(Enum):
+class Op(StrEnum):
     """What kind of change."""
 
     CREATE = "create"
@@ -26,13 +33,20 @@ class Op(Enum):
     """not the run's own doing: a changed node follows its base, which changed from outside"""
 
 
+Names = set[tuple[Dir, bytes]]
+
+
 class Changes:
     """What has changed since it was last collected."""
 
     def __init__(self) -> None:
+        self.journal: Journal | None = None
+        """None while nothing is to be recorded (tests of the view alone)"""
+        self.process = 0
+        """number, in the journal, of the process whose request is being served"""
         self.nodes: dict[int, Node] = {}
         """changed nodes by inode number, also those that lost their last name"""
-        self.links: set[tuple[Dir, bytes]] = set()
+        self.links: Names = set()
         """changed names"""
         self.inline_bytes = 0
         """dirty contents in memory, in bytes; to be kept below a limit by whoever seals"""
@@ -40,24 +54,64 @@ class Changes:
         """of all changes ever recorded by this process"""
         self.last_ns = 0
         """when the last one happened"""
+        self._untold: dict[int, Node] = {}
+        """nodes that the next record has to describe"""
+        self._untold_links: Names = set()
 
     def before(self, node: Node) -> None:
         """To be called before an operation touches *node*: remembers the base inode as it is."""
         if not node.changed and node.dev:
             node.identity = node.base_identity()
 
-    def record(self, op: Op, node: Node, bits: Changed, now_ns: int, *links: tuple[Dir, bytes]) -> None:
-        """*node* changed in the way of *bits*, and the names *links* with it."""
-        del op  # the journal's field; the checkpoint needs only what is different, not why
+    def record(
+        self, op: Op, node: Node, bits: Changed, now_ns: int, *links: tuple[Dir, bytes], data: Iterable[Data] = ()
+    ) -> None:
+        """*node* changed in the way of *bits*, and the names *links* with it; *data* is what happened to its content.
+
+        OSError when the journal has no room: the change is made but not to be acknowledged, and a later record tells
+        of it.
+        """
         self.count += 1
         self.last_ns = now_ns
+        if op is not Op.WRITE or bits & Changed.ATTRS:
+            self._untold[node.ino] = node
         self.keep(node, bits)
         for directory, name in links:
             self.links.add((directory, name))
+            self._untold_links.add((directory, name))
+            self._untold[directory.ino] = directory
             directory.version += 1
             self.before(directory)
             directory.mtime_ns = directory.ctime_ns = now_ns
             self.keep(directory, Changed.NAMES)
+        if self.journal is None:
+            self._told()
+            return
+        self.journal(
+            Change(
+                op,
+                now_ns,
+                self.process,
+                node.ino,
+                path_of(links[-1]) if links else path_of(*node.names()[:1]),
+                tuple(entry_of(each) for each in self._untold.values()),
+                tuple(link for each in self._untold_links if (link := link_of(*each)) is not None),
+                tuple((parent.ino, name) for parent, name in self._untold_links if link_of(parent, name) is None),
+                tuple(data),
+            )
+        )
+        self._told()
+
+    def also(self, node: Node, bits: Changed) -> None:
+        """One more node that the operation changed; before its `record`, which tells of both."""
+        self._untold[node.ino] = node
+        self.keep(node, bits)
+
+    def _told(self) -> None:
+        if self._untold:
+            self._untold = {}
+        if self._untold_links:
+            self._untold_links = set()
 
     def keep(self, node: Node, bits: Changed | int) -> None:
         """The node belongs to the upper from now on, and so does every directory above it."""
@@ -69,25 +123,33 @@ class Changes:
         if node.kept:
             return
         node.kept = True
+        self._untold[node.ino] = node
         for directory, name in node.names():
             self.links.add((directory, name))
+            self._untold_links.add((directory, name))
             if not directory.kept:
                 self.keep(directory, 0)
 
-    def forget(self, node: Node) -> None:
-        """The node never was in a checkpoint and is gone: nothing to write about it."""
-        self.nodes.pop(node.ino, None)
-
-    def take(self) -> tuple[dict[int, Node], set[tuple[Dir, bytes]]]:
+    def take(self) -> tuple[dict[int, Node], Names]:
         """Hand out what changed and start anew."""
         nodes, links = self.nodes, self.links
         self.nodes, self.links = {}, set()
         return nodes, links
 
-    def give_back(self, nodes: dict[int, Node], links: set[tuple[Dir, bytes]]) -> None:
+    def give_back(self, nodes: dict[int, Node], links: Names) -> None:
         """A checkpoint failed: what it held is still to be written."""
         self.nodes = {**nodes, **self.nodes}
         self.links |= links
 
     def __bool__(self) -> bool:
         return bool(self.nodes or self.links)
+
+
+def link_of(directory: Dir, name: bytes) -> Link | None:
+    """The record of a name; None when the upper has nothing to say about it."""
+    child = directory.children.get(name)
+    if child is WHITEOUT:
+        return Link(directory.ino, name, WHITEOUT_INO)
+    if isinstance(child, Node) and child.kept:
+        return Link(directory.ino, name, child.ino)
+    return None

@@ -13,6 +13,7 @@ from goexfs.overlay.content import (
     COPY_WHOLE_LIMIT,
     BaseFile,
     Content,
+    FrozenInline,
     FrozenSpool,
     Inline,
     Sealed,
@@ -23,6 +24,7 @@ from goexfs.overlay.content import (
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
+from snapshots.journal import Cut, Data, Load, Patch, Range, Spooled, Whole
 from snapshots.ranges import RangeSet
 
 MAX_FILE_SIZE = (1 << 63) - 1
@@ -32,11 +34,13 @@ _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 class Handle:
     """An open file."""
 
-    __slots__ = ("flags", "node")
+    __slots__ = ("flags", "node", "process")
 
-    def __init__(self, node: File, flags: int) -> None:
+    def __init__(self, node: File, flags: int, process: int) -> None:
         self.node = node
         self.flags = flags
+        self.process = process
+        """whom writes are due to: with the writeback cache a write request no longer names its process"""
 
     @property
     def writable(self) -> bool:
@@ -52,6 +56,8 @@ class Files:
         self._changes = view.changes
         self._now_ns = now_ns
         self._spools = 0
+        self._became: tuple[Data, ...] = ()
+        """for the journal: how the content of the node being written came to be writable"""
 
     # -- handles
 
@@ -75,7 +81,7 @@ class Files:
         return self._opened(node, flags)
 
     def _opened(self, node: File, flags: int) -> Handle:
-        handle = Handle(node, flags)
+        handle = Handle(node, flags, self._changes.process)
         node.opens += 1
         node.writers += handle.writable
         return handle
@@ -105,6 +111,7 @@ class Files:
     def write(self, handle: Handle, offset: int, data: bytes) -> int:
         """Write *data*; copies up on the first write.  Answers the number of bytes, all of them."""
         node = handle.node
+        self._changes.process = handle.process
         end = offset + len(data)
         if end > MAX_FILE_SIZE:
             raise error(errno.EFBIG)
@@ -113,9 +120,10 @@ class Files:
             before = len(content.buffer)
             content.write(offset, data)
             self._changes.inline_bytes += len(content.buffer) - before
+            self._written(node, content, Op.WRITE, Patch(offset, data))
         else:
             content.write(offset, data)
-        self._written(node, content, Op.WRITE)
+            self._written(node, content, Op.WRITE, Range(offset, len(data)))
         return len(data)
 
     def truncate(self, node: File, size: int) -> None:
@@ -125,23 +133,26 @@ class Files:
         if size == 0 and not isinstance(node.content, Inline | Spool):
             self._changes.before(node)
             content: Inline | Spool = Inline()  # nothing of the old content survives: no copy-up
-            self._become(node, content)
+            self._become(node, content, Whole(b""))
         else:
             content = self._writable(node, size)
         if isinstance(content, Inline):
             self._changes.inline_bytes += size - len(content.buffer)
         content.truncate(size)
-        self._written(node, content, Op.TRUNCATE)
+        self._written(node, content, Op.TRUNCATE, Cut(size))
 
-    def _written(self, node: File, content: Inline | Spool, op: Op) -> None:
+    def _written(self, node: File, content: Inline | Spool, op: Op, data: Data) -> None:
         now = self._now_ns()
         node.size = content.size
         node.blocks = content.blocks() if isinstance(content, Spool) else rounded_blocks(node.size)
         node.mtime_ns = node.ctime_ns = now
         node.pushed = False
+        bits = Changed.DATA
         if node.mode & _SUID_SGID:
             self.kill_privileges(node)
-        self._changes.record(op, node, Changed.DATA, now)
+            bits |= Changed.ATTRS
+        self._changes.record(op, node, bits, now, data=(*self._became, data))
+        self._became = ()
 
     def kill_privileges(self, node: File) -> None:
         """What a write by somebody without CAP_FSETID does to the mode:
@@ -163,45 +174,47 @@ class Files:
         largest = max(size, node.size)
         source: Content | Source = self._view.base_file(node) if content is None else content
         if largest <= INLINE_LIMIT:
-            whole = source.read(0, node.size) if node.size else b""
+            whole = bytes(source.read(0, node.size)) if node.size else b""
             self._changes.before(node)
-            fresh: Inline | Spool = Inline(whole)
             self._changes.inline_bytes += len(whole)
-        elif isinstance(source, Inline):
-            fresh = self._new_spool(node, 0, None)
-            fresh.write(0, source.buffer)
+            fresh = Inline(whole)
+            # What is in the store already need not be in the journal once more.
+            again = isinstance(source, FrozenInline) or (isinstance(source, Sealed) and source.base is None)
+            self._become(node, fresh, Load() if again else Whole(whole))
+            return fresh
+        if isinstance(source, Inline):
             self._changes.inline_bytes -= len(source.buffer)
-        else:
-            fresh = self._spool_over(node, source)
-        self._become(node, fresh)
-        return fresh
-
-    def _spool_over(self, node: File, source: Content | Source) -> Spool:
-        whole = None
+            return self._spool_with(node, bytes(source.buffer))
         if node.size <= COPY_WHOLE_LIMIT:
-            whole = source.read(0, node.size)
+            return self._spool_with(node, source.read(0, node.size))
         self._changes.before(node)
-        if whole is not None:
-            spool = self._new_spool(node, 0, None)
-            spool.write(0, whole)
-            return spool
-        if node.content is None:
-            base_file = self._view.base_file(node)
-            base_file.open()  # held from now on: the base may lose its name
-            base_file.trusted = node.identity
-            return self._new_spool(node, node.size, base_file)
-        assert isinstance(source, Sealed | FrozenSpool)
-        return self._new_spool(node, node.size, source)
+        if isinstance(source, BaseFile):
+            source.open()  # held from now on: the base may lose its name
+            source.trusted = node.identity
+        assert not isinstance(source, FrozenInline)
+        spool = self._new_spool(node, node.size, source)
+        self._become(node, spool, Spooled(spool.path.name, node.size, node.size))
+        return spool
+
+    def _spool_with(self, node: File, whole: bytes | bytearray | memoryview) -> Spool:
+        """A working file that holds all there is."""
+        self._changes.before(node)
+        spool = self._new_spool(node, 0, None)
+        spool.write(0, whole)
+        self._become(node, spool, Spooled(spool.path.name, 0, 0), Range(0, len(whole)))
+        return spool
 
     def _new_spool(self, node: File, size: int, source: Source | None) -> Spool:
         self._spools += 1
         path = self._view.spool / f"{node.ino:x}.{self._spools:x}"
         return Spool.create(path, self._view.pool, size=size, source=source, limit=size)
 
-    def _become(self, node: File, content: Inline | Spool) -> None:
+    def _become(self, node: File, content: Inline | Spool, *data: Data) -> None:
         """Give *node* its new content; a base file that nothing reads any more is closed with the last handle."""
         node.content = content
         node.changed |= Changed.DATA
+        node.face = None
+        self._became = data
         if isinstance(content, Inline) or content.source is None:
             self._trust_no_longer(node)
 
@@ -228,13 +241,17 @@ class Files:
             spool, held, limit, covered = content, content.source, content.source_limit, content.ranges
         else:
             return
+        ranges: list[Data] = []
         for start, end, inside in list(covered.pieces(0, min(limit, node.size))):
             at = start
             while not inside and at < end:
                 data = held.read_held(at, min(COPY_WHOLE_LIMIT, end - at))
                 spool.write(at, data)
+                ranges.append(Range(at, len(data)))
                 at += len(data)
         if spool.source is held:
             spool.source, spool.source_limit = None, 0
+        if spool is not content:
+            ranges.insert(0, Spooled(spool.path.name, node.size, node.size))
         self._become(node, spool)
-        self._changes.record(Op.FOLLOW, node, Changed.DATA, self._now_ns())
+        self._changes.record(Op.FOLLOW, node, Changed.DATA, self._now_ns(), data=ranges)

@@ -185,7 +185,7 @@ class Names:
             self._changes.before(target)
             self._detach(new_parent, new_name, target, whiteout=False)
             self._lose_link(target, now, new_parent)
-            self._changes.record(Op.UNLINK, target, Changed.ATTRS, now)
+            self._changes.also(target, Changed.ATTRS)
         self._detach(old_parent, old_name, node, whiteout)
         self._attach(new_parent, new_name, node)
         node.ctime_ns = now
@@ -208,8 +208,8 @@ class Names:
         if a_parent is not b_parent and a.is_dir != b.is_dir:
             self._move_dot_dot(*((a_parent, b_parent) if a.is_dir else (b_parent, a_parent)))
         a.ctime_ns = b.ctime_ns = now
+        self._changes.also(b, Changed.ATTRS)
         self._changes.record(Op.RENAME, a, Changed.ATTRS, now, (a_parent, a_name), (b_parent, b_name))
-        self._changes.record(Op.RENAME, b, Changed.ATTRS, now)
 
     def _move_dot_dot(self, old_parent: Dir, new_parent: Dir) -> None:
         old_parent.nlink -= old_parent.nlink > 2

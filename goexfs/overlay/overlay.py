@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from goexfs.overlay.attributes import Attributes
+from goexfs.overlay.changes import Journal
 from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool
 from goexfs.overlay.files import Files, Handle
 from goexfs.overlay.listing import Listings
@@ -111,6 +112,17 @@ class Overlay:
     def change_count(self) -> int:
         """How many changes there were since the mount."""
         return self.view.changes.count
+
+    def record_in(self, journal: Journal) -> None:
+        """From now on, tell *journal* of every change before it is acknowledged."""
+        self.view.changes.journal = journal
+
+    def on_behalf_of(self, process: int) -> None:
+        """The next changes are due to this process (its number in the journal);
+
+        a write, to the one that opened the file.
+        """
+        self.view.changes.process = process
 
     def create(self, parent: Node, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[Node, Handle]:
         """Create a regular file and open it; EEXIST when there is one (the kernel has looked before it asks)."""

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool
+from goexfs.overlay.changes import link_of
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink
+from goexfs.overlay.records import entry_of
 from goexfs.overlay.view import View
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 from snapshots.entries import Checkpoint, Content, Entry, Extent, Link, Origin
@@ -68,13 +70,11 @@ class Sealing:
         links: list[Link] = []
         unlinked: list[tuple[int, bytes]] = []
         for directory, name in changed_links:
-            child = directory.children.get(name)
-            if child is WHITEOUT:
-                links.append(Link(directory.ino, name, WHITEOUT_INO))
-            elif isinstance(child, Node) and child.kept:
-                links.append(Link(directory.ino, name, child.ino))
-            else:
+            link = link_of(directory, name)
+            if link is None:
                 unlinked.append((directory.ino, name))
+            else:
+                links.append(link)
         return Batch(entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, self._held())
 
     def _held(self) -> frozenset[bytes]:
@@ -97,35 +97,7 @@ class Sealing:
                 jobs.append(Job(node.ino, node.content))
             elif isinstance(node.content, Sealed):
                 content = node.content.record
-        return Entry(
-            ino=node.ino,
-            mode=node.mode,
-            uid=node.uid,
-            gid=node.gid,
-            rdev=node.rdev,
-            nlink=node.nlink,
-            size=node.size,
-            atime_ns=node.atime_ns,
-            mtime_ns=node.mtime_ns,
-            ctime_ns=node.ctime_ns,
-            changed=int(node.changed),
-            origin=self._origin(node),
-            content=content,
-            target=node.target if isinstance(node, Symlink) and node.base_dir is None else None,
-            xattrs=None if node.xattrs is None else dict(node.xattrs),
-            opaque=isinstance(node, Dir) and node.base is None and node.base_dir is not None,
-        )
-
-    def _origin(self, node: Node) -> Origin | None:
-        if node is self._view.root:
-            return Origin(b"", node.identity or node.base_identity())
-        if node.base_dir is None:
-            return None
-        above = node.base_dir.path
-        path = above + b"/" + node.base_name if above else node.base_name
-        if not node.changed:
-            return Origin(path, node.base_identity())
-        return Origin(path, node.identity or node.base_identity())
+        return entry_of(node, content)
 
     def finish(self, batch: Batch, stored: dict[int, Content]) -> None:
         """The batch is in the store:
