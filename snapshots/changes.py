@@ -50,6 +50,7 @@ class Side:
     """equal for two sides that are the same inode"""
     read_xattrs: Callable[[], dict[bytes, bytes]] = field(repr=False)
     opener: Callable[[], Readable] = field(repr=False)
+    lister: "Callable[[], list[Side]]" = field(repr=False)
 
     @property
     def kind(self) -> int:
@@ -69,6 +70,10 @@ class Side:
     def open(self) -> Readable:
         """The content of a regular file, to be closed; BaseChanged when the base no longer has what it takes."""
         return self.opener()
+
+    def children(self) -> "list[Side]":
+        """What is in a directory, sorted by name; only for the side before, and empty for other kinds."""
+        return self.lister()
 
 
 @dataclass(frozen=True, eq=False)

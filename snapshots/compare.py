@@ -8,7 +8,7 @@ walk.  Belongs to the thread of its ``BaseTree``.
 import os
 import stat
 
-from snapshots.basepaths import BasePaths
+from snapshots.basepaths import BasePaths, join
 from snapshots.changes import Side
 from snapshots.content import (
     ObjectReader,
@@ -49,7 +49,12 @@ class Sides:
             target=(self._base.readlink(path) or b"") if kind == stat.S_IFLNK else None,
             node=(st.st_dev, st.st_ino),
             read_xattrs=lambda: self._base.xattrs(path), opener=lambda: open_base(self._base, path),
+            lister=lambda: self._children(path) if kind == stat.S_IFDIR else [],
         )
+
+    def _children(self, path: bytes) -> list[Side]:
+        paths = (join(path, name) for name in self._base.list(path))
+        return [self.of_base(child, st) for child in paths if (st := self._base.stat(child)) is not None]
 
     def of_entry(self, entry: Entry, path: bytes) -> Side:
         """The side of a changed node at one of its paths in the run."""
@@ -62,6 +67,7 @@ class Sides:
             target=self._target(entry) if kind == stat.S_IFLNK else None,
             node=(origin.identity.dev, origin.identity.ino) if origin is not None else entry.ino,
             read_xattrs=lambda: self.xattrs_of(entry), opener=lambda: self.content_of(entry),
+            lister=list,
         )
 
     def of_place(self, place: Place) -> Side | None:
