@@ -91,6 +91,8 @@ class Upper:
             touched = [(key, ino) for ino, _, _ in rows] + [(key, ino) for ino in gone]
             dropped = self._drop_uses(touched)
             self._db.many("DELETE FROM entries WHERE run = ? AND ino = ?", ((key, ino) for ino in gone))
+            # A directory that is gone leaves the whiteouts that were in it.
+            self._db.many("DELETE FROM links WHERE run = ? AND parent = ?", ((key, ino) for ino in gone))
             self._db.many(
                 "INSERT OR REPLACE INTO entries (run, ino, changed, data) VALUES (?, ?, ?, ?)",
                 ((key, ino, changed, blob) for ino, changed, blob in rows),
