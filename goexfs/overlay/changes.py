@@ -147,6 +147,8 @@ class Changes:
 
 def link_of(directory: Dir, name: bytes) -> Link | None:
     """The record of a name; None when the upper has nothing to say about it."""
+    if not directory.nlink:
+        return None  # the directory is gone, and what it hid of the base with it
     child = directory.children.get(name)
     if child is WHITEOUT:
         return Link(directory.ino, name, WHITEOUT_INO)
