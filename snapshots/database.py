@@ -38,7 +38,8 @@ _JOURNAL_LIMIT = 16 << 20
 _SCHEMA = """
 CREATE TABLE runs (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT, state TEXT NOT NULL, base BLOB NOT NULL,
-    created_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, next_ino INTEGER NOT NULL, record BLOB NOT NULL
+    created_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, next_ino INTEGER NOT NULL, record BLOB NOT NULL,
+    journal INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 CREATE UNIQUE INDEX runs_live_name ON runs (name) WHERE state IN ('active', 'kept');
 CREATE TABLE objects (
@@ -100,6 +101,7 @@ class Database:
     def _set_up(self) -> None:
         """Make or check the schema, and set what belongs to the connection.  The caller excludes other makers."""
         self._pragma("synchronous=NORMAL")
+        self._pragma("cache_size=-8000")  # KiB: a batch of small objects fits
         self._pragma("cell_size_check=ON")  # this file may be damaged: find out early
         self._pragma(f"journal_size_limit={_JOURNAL_LIMIT}")
         version = self._pragma("user_version")

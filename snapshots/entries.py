@@ -153,6 +153,8 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """(parent, name) pairs whose links are dropped: the base shows through again, or nothing was there"""
     next_ino: int
     """the first inode number that no node of this run ever had"""
+    journal: int = 0
+    """number of the first journal record that is not in it; 0 leaves the number as it was"""
 
 
 class UpperState(msgspec.Struct, frozen=True):
@@ -164,3 +166,5 @@ class UpperState(msgspec.Struct, frozen=True):
     """inode number of a directory -> name -> inode number of what it names, or ``WHITEOUT``"""
     next_ino: int
     """the first inode number that no node of this run ever had"""
+    journal: int = 1
+    """number of the first journal record that is not in it"""

@@ -11,6 +11,7 @@ and no record.  A ``Layout`` is immutable: threads may share it.
     incoming/                 large objects while they are being written
     quarantine/               contents that fsck found damaged and set aside
     runs/<id>/lock            its first byte is locked while the run is mounted, merged or discarded
+    runs/<id>/journal/        segments of the journal (see ``snapshots.journal``)
     runs/<id>/spool/          contents of large files being written
     runs/<id>/mnt             where ``goexfs run`` mounts
     runs/<id>/control         Unix socket while mounted

@@ -47,7 +47,7 @@ class Upper:
     def load(self) -> UpperState:
         """All entries and links, as of one instant."""
         with self._db.snapshot():
-            key, next_ino, _ = self._run()
+            key, next_ino, _, journal = self._run()
             entry_rows = self._db.all("SELECT ino, data FROM entries WHERE run = ?", (key,))
             link_rows = self._db.all("SELECT parent, name, ino FROM links WHERE run = ?", (key,))
         entries: dict[int, Entry] = {}
@@ -62,7 +62,7 @@ class Upper:
         links: dict[int, dict[bytes, int]] = {}
         for parent, name, ino in link_rows:
             links.setdefault(from_stored(parent), {})[name] = from_stored(ino)
-        return UpperState(entries, links, next_ino)
+        return UpperState(entries, links, next_ino, journal)
 
     def commit(self, checkpoint: Checkpoint, *, hold: Collection[bytes] | None = None) -> None:
         """Apply a checkpoint, all or nothing.
@@ -85,7 +85,7 @@ class Upper:
         links = [(to_stored(link.parent), link.name, to_stored(link.ino)) for link in checkpoint.links]
         unlinked = [(to_stored(parent), name) for parent, name in checkpoint.unlinked]
         with self._db.transaction():
-            key, next_ino, state = self._run()
+            key, next_ino, state, _ = self._run()
             if state in ("merged", "discarded"):
                 raise RunState(f"run {self.run_id} has been {state}: nothing more can be changed in it")
             touched = [(key, ino) for ino, _, _ in rows] + [(key, ino) for ino in gone]
@@ -107,6 +107,8 @@ class Upper:
             )
             if checkpoint.next_ino > next_ino:
                 self._db.run("UPDATE runs SET next_ino = ? WHERE key = ?", (checkpoint.next_ino, key))
+            if checkpoint.journal:
+                self._db.run("UPDATE runs SET journal = ? WHERE key = ?", (checkpoint.journal, key))
             self._settle_marks(key, dropped, hold)
 
     def clear(self) -> None:
@@ -115,7 +117,7 @@ class Upper:
         Whatever open stores still held for this run is given up: whoever calls has its lock.
         """
         with self._db.transaction():
-            key, _, _ = self._run()
+            key, *_ = self._run()
             self._db.run(
                 "INSERT OR IGNORE INTO loose (object, holder, run)"
                 " SELECT DISTINCT object, ?, ? FROM uses WHERE run = ?",
@@ -127,7 +129,7 @@ class Upper:
 
     def usage(self) -> Usage:
         """What the run holds; cheap enough for a listing."""
-        key, _, _ = self._run()
+        key, *_ = self._run()
         row = self._db.one(
             "SELECT (SELECT count(*) FROM entries WHERE run = :run AND changed & :own),"
             " (SELECT count(*) FROM links WHERE run = :run AND ino = 0), count(*), coalesce(sum(size), 0)"
@@ -137,8 +139,8 @@ class Upper:
         assert row is not None
         return Usage(*row)
 
-    def _run(self) -> tuple[int, int, str]:
-        row = self._db.one("SELECT key, next_ino, state FROM runs WHERE id = ?", (self.run_id,))
+    def _run(self) -> tuple[int, int, str, int]:
+        row = self._db.one("SELECT key, next_ino, state, journal FROM runs WHERE id = ?", (self.run_id,))
         if row is None:
             raise RunUnknown(f"no run {self.run_id}; `goexfs ls --all` lists them")
         return row
