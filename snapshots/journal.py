@@ -91,10 +91,11 @@ Data = Whole | Load | Patch | Cut | Spooled | Range
 
 
 class Process(msgspec.Struct, frozen=True, array_like=True, tag="process"):
-    """A process that changed something, the first time it does."""
+    """A process that changed something, before its first change.
 
-    number: int
-    """its number in this run's journal, from 1"""
+    Its number in the journal is the number of this record.
+    """
+
     pid: int
     started: int
     """clock ticks after boot, as in ``/proc/PID/stat``; with the pid it names a process for good"""

@@ -51,7 +51,7 @@ class Replay:
         """One record more."""
         record = numbered.record
         if isinstance(record, Process):
-            self.processes[record.number] = record
+            self.processes[numbered.number] = record
             return
         for entry in record.entries:
             self._entry(entry)

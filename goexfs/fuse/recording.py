@@ -1,0 +1,108 @@
+"""The journal of a mounted run: every change is in it before its reply, with the process that made it.
+
+Owns the writer, the numbers of processes, and how a segment ends where a checkpoint begins.  Knows ``/proc``; knows
+nothing of what a change means.
+
+Threading: the event loop's thread, except for `Recording.sync`, which is for a worker thread.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from snapshots.journal import Change, JournalWriter, Process
+
+FRESH_S = 1.0
+"""A pid is looked up again after this long: it may belong to another process by then."""
+KNOWN_LIMIT = 4096
+COMMAND_LIMIT = 4096
+"""Bytes of a command line that are recorded."""
+ANCESTORS = 16
+"""How far up the chain of parents is recorded."""
+
+
+class Recording:
+    """Appends to the journal in *directory*, from record number *first* on.  Errors: StoreFull, StoreUnusable."""
+
+    def __init__(self, directory: Path, first: int) -> None:
+        self._writer = JournalWriter(directory, first, time.time_ns())
+        self._numbers: dict[tuple[int, int, bytes, tuple[bytes, ...]], int] = {}
+        self._recent: dict[int, tuple[int, float]] = {}
+
+    def append(self, change: Change) -> None:
+        """Write a change.  OSError (ENOSPC) when there is no room."""
+        self._writer.append(change)
+
+    def number_of(self, pid: int) -> int:
+        """The number of a process in the journal, which is the number of the record that describes it;
+
+        0 when it is unknown.
+        """
+        if pid <= 0:
+            return 0  # the kernel itself, or a process in a namespace that we do not see into
+        recent = self._recent.get(pid)
+        now = time.monotonic()
+        if recent is not None and now < recent[1]:
+            return recent[0]
+        number = self._look_up(pid, ANCESTORS)
+        if len(self._recent) >= KNOWN_LIMIT:
+            self._recent.clear()
+        self._recent[pid] = (number, now + FRESH_S)
+        return number
+
+    def _look_up(self, pid: int, depth: int) -> int:
+        if pid <= 0 or depth == 0:
+            return 0
+        try:
+            parent, started = _parent_and_start(pid)
+        except (OSError, ValueError, IndexError):
+            return 0
+        executable, command = _executable(pid), _command(pid)
+        key = (pid, started, executable, command)  # exec(2) makes another program of the same process
+        known = self._numbers.get(key)
+        if known is not None:
+            return known
+        above = self._look_up(parent, depth - 1)
+        number = self._writer.next
+        try:
+            self._writer.append(Process(pid, started, above, executable, command, time.time_ns()))
+        except OSError:
+            return 0  # no room: the change itself will say so
+        if len(self._numbers) >= KNOWN_LIMIT:
+            self._numbers.clear()  # some are described once more; nothing is confused
+        self._numbers[key] = number
+        return number
+
+    def rotate(self) -> int:
+        """A checkpoint begins: the number of the first record that will not be in it."""
+        return self._writer.rotate(time.time_ns())
+
+    def descriptor(self) -> int:
+        """A duplicate of the journal's descriptor, to be synced and closed in a worker thread."""
+        return self._writer.descriptor()
+
+    def close(self) -> None:
+        """Nothing more will be appended."""
+        self._writer.close()
+
+
+def _parent_and_start(pid: int) -> tuple[int, int]:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return int(fields[1]), int(fields[19])
+
+
+def _executable(pid: int) -> bytes:
+    try:
+        return os.readlink(b"/proc/%d/exe" % pid)
+    except OSError:
+        return b""
+
+
+def _command(pid: int) -> tuple[bytes, ...]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            line = file.read(COMMAND_LIMIT)
+    except OSError:
+        return ()
+    return tuple(line.rstrip(b"\0").split(b"\0")) if line else ()
