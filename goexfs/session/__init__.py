@@ -1,0 +1,27 @@
+"""One run from mount to verdict: the store of runs, the server process, the sandbox, the control socket.
+
+The names below are the Python API, also found in ``goexfs`` itself.  They are imported when one of them is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goexfs.session.handle import RunHandle as RunHandle
+    from goexfs.session.run import Completed as Completed
+    from goexfs.session.run import Session as Session
+    from goexfs.session.store import RunStore as RunStore
+    from goexfs.session.store import open_store as open_store
+
+__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from goexfs.session.handle import RunHandle
+    from goexfs.session.run import Completed, Session
+    from goexfs.session.store import RunStore, open_store
+
+    names = (open_store, RunStore, RunHandle, Session, Completed)
+    globals().update(zip(__all__, names, strict=True))
+    return globals()[name]

@@ -1,0 +1,217 @@
+"""One run of a store: what it is, what it changed, and the verdicts on it.
+
+Owns the rules about which verb applies in which state, the conversation with the server of a mounted run, and the
+recovery of a crashed one.  Starts nothing: see ``store`` and ``run``.  Belongs to the thread of its store.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from goexfs.session import checks, control, mounts
+from goexfs.session.errors import ServerError
+from snapshots.base import BaseTree
+from snapshots.errors import BaseError, RunBusy, RunState
+from snapshots.names import readable
+from snapshots.runs import Run
+from snapshots.store import Store
+
+if TYPE_CHECKING:
+    from snapshots.diff import Change
+    from snapshots.merge import MergeResult
+
+State = Literal["active", "kept", "merged", "discarded", "crashed"]
+"""As recorded, but ``crashed`` for a run that is recorded as active and that nobody serves."""
+
+EXACT_COUNT_LIMIT = 500
+"""Entries up to which ``number_of_changes`` is the length of the diff; above it is an estimate."""
+
+_EXIT_SECONDS = 30.0
+
+
+class RunHandle:
+    """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
+
+    def __init__(self, store: Store, record: Run) -> None:
+        self._store = store
+        self.id = record.id
+        self.base = record.base
+        """absolute path"""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} over {readable(self.base)}>"
+
+    @property
+    def record(self) -> Run:
+        """The run as recorded now.  Raises ``RunUnknown`` once it is forgotten."""
+        return self._store.runs.get(self.id)
+
+    @property
+    def name(self) -> str | None:
+        """What the user called it."""
+        return self.record.name
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+        recorded = self.record.state
+        if recorded == "active" and not self._store.runs.is_locked(self.id):
+            # It may have ended between the two questions.
+            return "crashed" if self.record.state == "active" else self.record.state
+        return recorded
+
+    @property
+    def number_of_changes(self) -> int:
+        """Lines of a diff without paths; for a large run, or one whose base is gone, the number of its entries.
+
+        A mounted run is counted as far as it is sealed.
+        """
+        usage = self._store.usage(self.id)
+        entries = usage.entries + usage.whiteouts
+        if not 0 < entries <= EXACT_COUNT_LIMIT:
+            return entries
+        try:
+            return len(self._changes())
+        except BaseError:
+            return entries
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes in the objects that the run uses, shared ones too."""
+        return self._store.bytes_held(self.id)
+
+    def diff(self, paths: Iterable[bytes] = (), *, times: bool = False) -> "list[Change]":
+        """What the run changed, sorted by path; of a mounted run what is in the mount at this moment.
+
+        ``paths`` (relative to the base) limit it to what lies at or below one of them; ``times`` makes a changed mtime
+        a change.  The changes read their contents from the store: use them before it is closed.
+        """
+        if self.state == "active":
+            self.seal()
+        return self._changes(paths, times=times)
+
+    def _changes(self, paths: Iterable[bytes] = (), *, times: bool = False) -> "list[Change]":
+        from snapshots.diff import diff
+        from snapshots.tree import UpperTree
+
+        record = self.record
+        if not record.is_live:
+            raise RunState(f"run {record.label} has been {record.state}: there is nothing left to compare")
+        checks.same_base(record)
+        state = self._store.upper(self.id).load()
+        return diff(UpperTree(state), BaseTree(self.base), self._store.objects, times=times, paths=paths)
+
+    def seal(self) -> None:
+        """Bring everything that is in the mount at this moment into the store."""
+        record = self.record
+        if record.mountpoint is not None and mounts.is_mounted(record.mountpoint):
+            mounts.flush(record.mountpoint)
+        self._ask("seal", timeout=control.SEAL_SECONDS)
+
+    def status(self) -> control.Status:
+        """What the server of a mounted run says of itself."""
+        status = self._ask("status", timeout=control.CONNECT_SECONDS).status
+        assert status is not None
+        return status
+
+    def _ask(self, verb: control.Verb, *, timeout: float, force: bool = False) -> control.Answer:
+        return control.ask(self._store.runs.directory(self.id), verb, timeout=timeout, force=force)
+
+    def unmount(self, *, force: bool = False) -> tuple[str, ...]:
+        """Unmount; the run is kept, and everything written to the mount is in the store when this returns.
+
+        Raises ``MountBusy``, naming who uses the mount, unless ``force``: then it is taken away from them, and they are
+        returned.  A crashed run is cleaned up.  Raises ``RunState`` when it is not mounted.
+        """
+        state = self.state
+        if state == "crashed":
+            self.recover()
+            return ()
+        if state != "active":
+            raise RunState(f"run {self.record.label} is not mounted: it is {state}")
+        try:
+            answer = self._ask("stop", timeout=control.STOP_SECONDS, force=force)
+        except ServerError:
+            # Somebody may have unmounted it at the same moment: then it ends without us, and all is well.
+            if not self._wait_for_end(2.0) or self.record.state == "active":
+                raise
+            return ()
+        self._wait_for_end(_EXIT_SECONDS)
+        return answer.holders
+
+    def _wait_for_end(self, timeout: float) -> bool:
+        """Wait until the server has let go of the run's lock."""
+        deadline = time.monotonic() + timeout
+        while self._store.runs.is_locked(self.id):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def recover(self) -> None:
+        """Clean up after a server that died: its dead mount goes, the run is kept as far as it was sealed."""
+        with self._store.runs.lock(self.id):
+            record = self.record
+            if record.state != "active":
+                return
+            for place in {record.mountpoint, os.fsencode(self._store.runs.directory(self.id) / "mnt")}:
+                if place is not None and mounts.is_mounted(place) and _is_dead(place):
+                    mounts.unmount_now(place)
+            self._store.runs.update(self.id, state="kept", mountpoint=None, pid=None)
+
+    def _settled(self, verb: str) -> Run:
+        """The record, once nothing serves the run any more; raises what forbids the verb."""
+        state = self.state
+        if state == "crashed":
+            self.recover()
+        elif state == "active":
+            record = self.record
+            place = readable(record.mountpoint or b"?")
+            raise RunBusy(
+                f"run {record.label} is mounted at {place}: unmount it before you {verb} it (goexfs umount {self.id})"
+            )
+        return self.record
+
+    def merge(self, *, dry_run: bool = False) -> "MergeResult":
+        """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
+
+        Raises ``Conflict`` or ``MergeError`` (then nothing was applied), ``RunBusy`` while it is mounted, ``RunState``
+        when there is nothing to merge any more.
+        """
+        from snapshots.merge import merge
+
+        if dry_run and self.state == "active":
+            self.seal()
+            record = self.record
+        else:
+            record = self._settled("merge")
+        if not record.is_live:
+            raise RunState(f"run {record.label} has been {record.state} already")
+        checks.same_base(record)
+        return merge(self._store, record, dry_run=dry_run)
+
+    def discard(self, *, forget: bool = False) -> None:
+        """Free everything that only this run held; with ``forget`` its record goes too, so that nothing remains.
+
+        Raises ``RunBusy`` while it is mounted, ``RunState`` when it has been merged or discarded.
+        """
+        record = self._settled("discard")
+        if not record.is_live:
+            raise RunState(f"run {record.label} has been {record.state} already")
+        self._store.discard(self.id)
+        if forget:
+            self._store.runs.forget(self.id)
+
+
+def _is_dead(mountpoint: bytes) -> bool:
+    """Whether nobody serves the mount; asked by a child, for a server that hangs would hang the one who asks."""
+    try:
+        done = subprocess.run(
+            [b"stat", b"-f", b"--", mountpoint], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, timeout=5, cwd="/", check=False,
+        )  # fmt: skip
+    except (subprocess.TimeoutExpired, OSError):
+        return False
+    return done.returncode != 0

@@ -1,0 +1,26 @@
+"""Where the user's store is.
+
+Owns the reading of the environment for it and nothing else: the library below never looks at the environment.
+"""
+
+import os
+from pathlib import Path
+
+from snapshots.errors import StoreUnusable
+
+
+def default_store_path() -> Path:
+    """``$GOEXFS_HOME``, else ``$XDG_STATE_HOME/goexfs``, else ``~/.local/state/goexfs``; absolute.
+
+    Raises ``StoreUnusable`` when none of the three can be known.
+    """
+    home = os.environ.get("GOEXFS_HOME")
+    if home:
+        return Path(os.path.abspath(home))
+    state = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(state):  # the XDG specification has relative values ignored
+        return Path(state) / "goexfs"
+    user_home = os.path.expanduser("~")
+    if not os.path.isabs(user_home):
+        raise StoreUnusable("there is no home directory to keep the store in; set GOEXFS_HOME to a directory")
+    return Path(user_home) / ".local" / "state" / "goexfs"

@@ -1,0 +1,204 @@
+"""A mounted run in the hands of the one who started it: commands in it, and its end.
+
+Owns the joining of sandbox, command and verdict.  Knows neither terminal nor flags: asking people is the command
+line's.  Belongs to the thread of its store; signals are forwarded when that is the main thread.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from goexfs.session import process
+from goexfs.session.children import Command, Stream
+from goexfs.session.handle import RunHandle
+from goexfs.session.launch import Server
+from goexfs.session.sandbox import Sandbox, environment, writable_paths
+from goexfs.session.view import HOST, find_command, is_inside
+from snapshots.runs import Run
+from snapshots.store import Store
+
+if TYPE_CHECKING:
+    from snapshots.merge import MergeResult
+
+Words = str | bytes | os.PathLike[str]
+
+
+class Completed(NamedTuple):
+    """How a command ended."""
+
+    argv: tuple[bytes, ...]
+    returncode: int
+    """exit status, 128+N when signal N ended it"""
+    stdout: bytes | None
+    """None unless captured"""
+    stderr: bytes | None
+    signal: int | None
+    """SIGTERM, SIGHUP or SIGQUIT when goexfs itself was told to end meanwhile, else None"""
+
+
+class Session(RunHandle):
+    """A run that is mounted for as long as this process wants: a context manager that discards unless merged or kept.
+
+    When this process dies, the mount goes away by itself; the run is kept, or gone without a trace where it was
+    started with ``discard_on_exit``.
+    """
+
+    def __init__(self, store: Store, record: Run, server: Server, mountpoint: bytes, hidden: tuple[bytes, ...]) -> None:
+        super().__init__(store, record)
+        self._server = server
+        self._mountpoint = mountpoint
+        self._hidden = hidden
+        self._settled_already = False
+        self.taken_from: tuple[str, ...] = ()
+        """after the end: processes that still used the mount and lost it"""
+
+    @property
+    def mountpoint(self) -> Path:
+        """Where the run is mounted."""
+        return Path(os.fsdecode(self._mountpoint))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._settled_already:
+            self.discard()
+
+    def exec(
+        self,
+        argv: Sequence[Words],
+        *,
+        cwd: Words | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: Stream = None,
+        stdout: Stream = None,
+        stderr: Stream = None,
+        capture: bool = False,
+        timeout: float | None = None,
+        grace: float = process.GRACE_SECONDS,
+        sandbox: bool = True,
+        rw: Iterable[Words] = (),
+        network: bool = True,
+    ) -> Completed:
+        """Run a command in the run, to its end; nothing that it started is left when this returns.
+
+        ``cwd`` (default: the current directory) is where it works if that is in the base, else it works in the base;
+        ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``.  ``capture`` collects both
+        outputs.  ``rw`` are host paths that it may write to.  Without ``sandbox`` it works in the mount, unconfined.
+        SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later the command is killed.
+
+        Raises ``CommandNotFound``, ``CommandNotExecutable``, ``SandboxError``, and ``TimeoutError`` after ``timeout``
+        seconds.
+        """
+        words = tuple(os.fsencode(word) for word in argv)
+        box = self._sandbox(rw, network) if sandbox else None
+        place = self._working_directory(cwd, box)
+        variables = dict(os.environb) if env is None else {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
+        variables = environment(variables, run_id=self.id, base=self.base, sandbox=box, mountpoint=self._mountpoint)
+        view = HOST if box is None else box.view()
+        find_command(words[0] if words else b"", view=view, cwd=place, env=variables)
+        with _captured(capture) as files:
+            out, err = (stdout, stderr) if files is None else files
+            ended = process.run(
+                Command(words, place, variables, self.id, box, stdin, out, err), timeout=timeout, grace=grace
+            )
+            outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))
+        self._store.runs.update(self.id, exit_status=ended.status)
+        return Completed(words, ended.status, outputs[0], outputs[1], ended.signal)
+
+    def _sandbox(self, rw: Iterable[Words], network: bool) -> Sandbox:
+        store = os.path.realpath(os.fsencode(self._store.path))
+        return Sandbox(
+            self.base, self._mountpoint, (store,), writable_paths(rw, base=self.base, hidden=(store,)), network
+        )
+
+    def _working_directory(self, cwd: Words | None, box: Sandbox | None) -> bytes:
+        """Where the command is to work: a path of its view."""
+        try:
+            wanted = os.getcwdb() if cwd is None else os.path.realpath(os.fsencode(cwd))
+        except FileNotFoundError:
+            wanted = self.base
+        if not is_inside(wanted, self.base):
+            wanted = self.base
+        inside = os.path.normpath(os.path.join(self._mountpoint, os.path.relpath(wanted, self.base)))
+        if not os.path.isdir(inside):  # deleted in the run
+            wanted, inside = self.base, self._mountpoint
+        return inside if box is None else wanted
+
+    def keep(self) -> None:
+        """Unmount and keep the run for a later verdict."""
+        self._end()
+
+    def unmount(self, *, force: bool = False) -> tuple[str, ...]:
+        """As ``RunHandle.unmount``; the run counts as kept."""
+        found = super().unmount(force=force)
+        self._settled_already = True
+        self._server.let_go()
+        return found
+
+    def merge(self, *, dry_run: bool = False) -> "MergeResult":
+        """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
+        if not dry_run:
+            self._end()
+        return super().merge(dry_run=dry_run)
+
+    def discard(self, *, forget: bool = False) -> None:
+        """Unmount and discard."""
+        self._end()
+        super().discard(forget=forget)
+
+    def _end(self) -> None:
+        with _uninterrupted():
+            if self.state in ("active", "crashed"):
+                self.taken_from = self.unmount(force=True)
+            self._settled_already = True
+            self._server.let_go()
+
+    def wait(self) -> None:
+        """Wait until somebody unmounts the run."""
+        while not self._wait_for_end(3600.0):
+            pass
+        self._settled_already = True
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """A second Ctrl-C must not leave a mount behind: it counts when the mount is gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
+def _captured(wanted: bool) -> Iterator[tuple[int, int] | None]:
+    """Two files in memory for a command's outputs: unlike pipes they never fill, and need nobody to empty them."""
+    if not wanted:
+        yield None
+        return
+    out = os.memfd_create("stdout", os.MFD_CLOEXEC)
+    err = os.memfd_create("stderr", os.MFD_CLOEXEC)
+    try:
+        yield out, err
+    finally:
+        os.close(out)
+        os.close(err)
+
+
+def _content(fd: int) -> bytes:
+    size = os.fstat(fd).st_size
+    data = os.pread(fd, size, 0)
+    while len(data) < size:
+        data += os.pread(fd, size - len(data), len(data))
+    return data

@@ -1,0 +1,201 @@
+"""The process that serves one run's mount.
+
+Owns the composition: store, base, overlay, FUSE service, control socket, watch, and the order of their ends.  Born by
+``launch``.  One thread runs the event loop; disks, sealing and programs have threads of their own.
+
+The end is always the same, whoever asks for it (control socket, SIGTERM, somebody's ``umount``, the death of an
+attached session process): the mount goes away, everything is sealed, the record says ``kept``, the lock is released by
+exiting.  If this process dies instead, the record says ``active`` and the lock is free: the run has crashed, and
+nothing that was sealed is lost.
+"""
+
+import contextlib
+import faulthandler
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+import trio
+
+from goexfs.fuse.service import Service
+from goexfs.overlay import Overlay
+from goexfs.session import control
+from goexfs.session.control import fault_of
+from goexfs.session.launch import LOG, Assignment, Report
+from goexfs.session.listening import Listening
+from snapshots.base import BaseTree
+from snapshots.errors import GoexfsError
+from snapshots.store import Store
+
+WATCH_DELAY_SECONDS = 0.15
+"""Importing the watch takes a while; the command that is about to start goes first."""
+
+_MOST_BYTES = 1 << 20
+
+log = logging.getLogger("goexfs.server")
+
+
+def main(channel: socket.socket) -> int:
+    """Wait for the assignment, serve it to its end; the exit status."""
+    data, descriptors, _, _ = socket.recv_fds(channel, _MOST_BYTES, 1)
+    if not data:
+        return 0  # nobody wanted a server after all
+    assignment = msgspec.msgpack.decode(data, type=Assignment)
+    try:
+        store = Store.open(Path(os.fsdecode(assignment.store)), create=False)
+        _log_to(store.runs.directory(assignment.run_id) / LOG)
+    except Exception as error:
+        channel.sendall(msgspec.msgpack.encode(Report(os.getpid(), fault_of(error))))
+        return 1
+    server = _Server(assignment, channel, store)
+    try:
+        trio.run(server.run)
+    except BaseException:
+        log.critical("the server ends", exc_info=True)
+        return 1
+    if server.orphaned and assignment.discard:
+        _discard(store, assignment.run_id, descriptors)
+    store.close()
+    return 0 if server.fault is None else 1
+
+
+def _log_to(path: Path) -> None:
+    """Everything that is said from here on goes to the run's log."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    faulthandler.enable(sys.stderr)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_bytes(b"goexfs-server")
+
+
+def _discard(store: Store, run_id: str, descriptors: list[int]) -> None:
+    """The session process died before its verdict, and this run was to leave nothing."""
+    for fd in descriptors:
+        os.close(fd)  # the lock, so that discarding can take it
+    try:
+        store.discard(run_id)
+        store.runs.forget(run_id)
+    except GoexfsError as error:
+        log.error("the run could not be discarded: %s", error)
+
+
+class _Server:
+    """One assignment being served."""
+
+    def __init__(self, assignment: Assignment, channel: socket.socket, store: Store) -> None:
+        self._assignment = assignment
+        self._channel = channel
+        self._store = store
+        self._reported = False
+        self.fault: BaseException | None = None
+        self.orphaned = False
+        """the session process is gone"""
+
+    async def run(self) -> None:
+        """Serve to the end.  What goes wrong before the mount is there is reported up the channel."""
+        try:
+            await self._serve()
+        except BaseException as error:
+            self.fault = error = _single(error)
+            if not self._reported:
+                self._report(error)
+            log.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, GoexfsError))
+
+    def _report(self, fault: BaseException | None) -> None:
+        self._reported = True
+        try:
+            report = Report(os.getpid(), None if fault is None else fault_of(fault))
+            self._channel.sendall(msgspec.msgpack.encode(report))
+        except OSError:
+            log.warning("whoever started this server is gone already")
+
+    async def _serve(self) -> None:
+        assignment = self._assignment
+        run_id, store = assignment.run_id, self._store
+        directory = store.runs.directory(run_id)
+        with BaseTree(assignment.base) as base, control.bind(directory) as listener:
+            overlay = Overlay(
+                base, store.upper(run_id).load(), store.objects, directory / "spool", hidden=frozenset(assignment.hidden)
+            )
+            service = Service(
+                overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
+                open_store=lambda: Store.open(store.path, create=False),
+            )  # fmt: skip
+            listening = Listening(listener, service, run_id)
+            async with trio.open_nursery() as nursery:
+
+                def mounted() -> None:
+                    store.runs.update(run_id, state="active", mountpoint=assignment.mountpoint, pid=os.getpid())
+                    self._report(None)
+                    nursery.start_soon(self._watch, service, listening)
+                    if assignment.attached:
+                        nursery.start_soon(self._notice_death, listening)
+
+                nursery.start_soon(listening.run)
+                nursery.start_soon(self._obey_signals, listening)
+                try:
+                    await service.serve(mounted)
+                except BaseException as error:
+                    self.fault = _single(error)
+                    raise
+                finally:
+                    overlay.close()
+                    if self._reported:
+                        with trio.CancelScope(shield=True):
+                            self._finish(directory)
+                            await listening.ended(self.fault)
+                nursery.cancel_scope.cancel()
+
+    def _finish(self, directory: Path) -> None:
+        """All is sealed: say so in the record.  Not after a failure: that is a crash, which ``ls`` shows."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(directory / os.fsdecode(control.NAME))
+        if self.fault is None or isinstance(self.fault, GoexfsError):
+            self._store.runs.update(self._assignment.run_id, state="kept", mountpoint=None, pid=None)
+
+    async def _obey_signals(self, listening: Listening) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                log.info("SIGTERM: unmounting")
+                await listening.unmount(force=True)
+
+    async def _notice_death(self, listening: Listening) -> None:
+        """An attached server ends with its session process."""
+        channel = trio.socket.from_stdlib_socket(self._channel.dup())
+        with channel:
+            while await channel.recv(1):
+                pass
+        self.orphaned = True
+        log.info("the session process is gone: unmounting")
+        await listening.unmount(force=True)
+
+    async def _watch(self, service: Service, listening: Listening) -> None:
+        await trio.sleep(WATCH_DELAY_SECONDS)
+        from goexfs.watch import BaseWatch
+
+        def report(problem: str) -> None:
+            listening.watch_problem = problem
+            log.warning("%s", problem)
+
+        watch = BaseWatch(self._assignment.base, hidden=self._assignment.hidden)
+        await watch.run(service.base_watched, service.base_changed, report)
+
+
+def _single(error: BaseException) -> BaseException:
+    """trio wraps what a task raised in groups; a group of one is that one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,224 @@
+"""The Python API: a store with runs that can be started, mounted again, looked at and judged.
+
+Owns the beginning of a run: checks, record, lock, server.  What is done with it then is ``run`` and ``handle``.  A
+``RunStore`` belongs to one thread.
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from goexfs.session import checks, launch
+from goexfs.session.handle import RunHandle
+from goexfs.session.home import default_store_path
+from goexfs.session.launch import LOG, Assignment
+from goexfs.session.run import Session
+from snapshots.errors import RunState
+from snapshots.runs import Run, RunLock
+from snapshots.store import Store
+
+if TYPE_CHECKING:
+    from snapshots.findings import FsckReport
+    from snapshots.gc import GcReport
+
+Place = str | bytes | os.PathLike[str]
+
+
+def open_store(path: os.PathLike[str] | str | None = None, *, create: bool = True) -> "RunStore":
+    """Open the store at ``path`` (default: the user's, see ``goexfs.session.home``), making it unless told not to.
+
+    Raises a ``StoreError``.
+    """
+    return RunStore(Store.open(default_store_path() if path is None else Path(path), create=create))
+
+
+class RunStore:
+    """An open store and its runs.  A context manager that closes the store; it ends no run."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def close(self) -> None:
+        """Close the store; a second time is fine."""
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, ref: str) -> RunHandle:
+        """The run that ``ref`` means: an id, its beginning, a name, or ``@`` for the latest of the current directory.
+
+        Raises ``RunUnknown`` or ``RunAmbiguous``.
+        """
+        try:
+            cwd = os.getcwdb()
+        except FileNotFoundError:
+            cwd = None
+        return RunHandle(self.store, self.store.runs.resolve(ref, cwd=cwd))
+
+    def runs(self, *, all: bool = False) -> list[RunHandle]:
+        """Runs, the latest last; without ``all`` only those that are active, crashed or kept."""
+        return [RunHandle(self.store, record) for record in self.store.runs.list(all=all)]
+
+    def gc(self) -> "GcReport":
+        """Free what no run holds."""
+        from snapshots.gc import gc
+
+        return gc(self.store)
+
+    def fsck(self, *, repair: bool = False) -> "FsckReport":
+        """Check every object, entry and reference; with ``repair`` mend what can be mended."""
+        from snapshots.fsck import fsck
+
+        return fsck(self.store, repair=repair)
+
+    def start(
+        self,
+        base: Place,
+        *,
+        name: str | None = None,
+        command: tuple[str, ...] = (),
+        mountpoint: Place | None = None,
+        allow_other: bool = False,
+        allow_nested: bool = False,
+        discard_on_exit: bool = False,
+    ) -> Session:
+        """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
+
+        ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
+        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``discard_on_exit`` leaves
+        no trace of the run if this process dies without a verdict.
+
+        Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
+        """
+        options = {"allow_other": allow_other, "allow_nested": allow_nested}
+        session = self._begin(base, name, command, options, mountpoint, attached=True, discard=discard_on_exit)
+        assert isinstance(session, Session)
+        return session
+
+    def resume(
+        self,
+        ref: str | RunHandle,
+        *,
+        command: tuple[str, ...] | None = None,
+        mountpoint: Place | None = None,
+        discard_on_exit: bool = False,
+        **options: bool,
+    ) -> Session:
+        """Mount a kept (or crashed) run again: it goes on where it stopped.
+
+        Options are as for ``start``, by default as they were.  Raises also ``RunState``, ``RunBusy``, ``BaseReplaced``.
+        """
+        handle = self.run(ref) if isinstance(ref, str) else ref
+        session = self._again(handle, command, options, mountpoint, attached=True, discard=discard_on_exit)
+        assert isinstance(session, Session)
+        return session
+
+    def mount(
+        self,
+        what: Place | RunHandle,
+        mountpoint: Place,
+        *,
+        name: str | None = None,
+        foreground: bool = False,
+        **options: bool,
+    ) -> RunHandle:
+        """Mount a new run over the base ``what``, or the kept run ``what``, for agents that are started some other way.
+
+        The server outlives this process; ``RunHandle.unmount`` ends it.  With ``foreground`` it does not, and a
+        ``Session`` is returned.  Options (``allow_other``, ``allow_nested``) and errors are those of ``start`` and
+        ``resume``.
+        """
+        if isinstance(what, RunHandle):
+            return self._again(what, None, options, mountpoint, attached=foreground, discard=False)
+        return self._begin(what, name, (), options, mountpoint, attached=foreground, discard=False)
+
+    # beginnings
+
+    def _begin(
+        self, base: Place, name: str | None, command: tuple[str, ...], options: dict[str, Any],
+        mountpoint: Place | None, *, attached: bool, discard: bool,
+    ) -> RunHandle:  # fmt: skip
+        server = launch.take()
+        try:
+            path = checks.usable_base(base)
+            place, hidden = self._places(path, mountpoint, options)
+            record = self.store.runs.create(base=path, name=name, command=command, options=_known(options))
+            try:
+                with self.store.runs.lock(record.id) as lock:
+                    return self._serve(server, record, place, hidden, lock, attached, discard)
+            except BaseException:
+                self.store.discard(record.id)  # there was never anything in it
+                self.store.runs.forget(record.id)
+                raise
+        except BaseException:
+            server.let_go()
+            raise
+
+    def _again(
+        self, handle: RunHandle, command: tuple[str, ...] | None, options: dict[str, Any],
+        mountpoint: Place | None, *, attached: bool, discard: bool,
+    ) -> RunHandle:  # fmt: skip
+        record = handle.record
+        if not record.is_live:
+            raise RunState(f"run {record.label} has been {record.state}: it cannot be mounted again")
+        if handle.state == "crashed":
+            handle.recover()
+        checks.same_base(record)
+        options = {**record.options, **options}
+        place, hidden = self._places(record.base, mountpoint, options)
+        with self.store.runs.lock(record.id) as lock:
+            fields = {} if command is None else {"command": command}
+            record = self.store.runs.update(record.id, state="active", options=_known(options), **fields)
+            server = launch.take()
+            try:
+                return self._serve(server, record, place, hidden, lock, attached, discard)
+            except BaseException:
+                server.let_go()
+                self.store.runs.update(record.id, state="kept", mountpoint=None, pid=None)
+                raise
+
+    def _places(
+        self, base: bytes, mountpoint: Place | None, options: dict[str, Any]
+    ) -> tuple[bytes | None, tuple[bytes, ...]]:
+        """The canonical mountpoint (None: the run's own) and what is to be hidden from the run."""
+        place = None if mountpoint is None else os.path.realpath(os.fsencode(mountpoint))
+        store = os.path.realpath(os.fsencode(self.store.path))
+        return place, checks.hidden_places(base, store, place, allow_nested=bool(options.get("allow_nested")))
+
+    def _serve(
+        self, server: launch.Server, record: Run, place: bytes | None, hidden: tuple[bytes, ...], lock: RunLock,
+        attached: bool, discard: bool,
+    ) -> RunHandle:  # fmt: skip
+        directory = self.store.runs.directory(record.id)
+        mountpoint = place or os.path.realpath(os.fsencode(directory / "mnt"))
+        # Recorded before it is there: whoever cleans up after a crash has to know where to look.
+        self.store.runs.update(record.id, mountpoint=mountpoint)
+        assignment = Assignment(
+            store=os.fsencode(self.store.path),
+            run_id=record.id,
+            base=record.base,
+            mountpoint=mountpoint,
+            hidden=hidden,
+            allow_other=bool(record.options.get("allow_other")),
+            attached=attached,
+            discard=discard,
+        )
+        server.assign(assignment, lock.fileno(), directory / LOG)
+        if attached:
+            return Session(self.store, record, server, mountpoint, hidden)
+        return RunHandle(self.store, record)
+
+
+def _known(options: dict[str, Any]) -> dict[str, bool]:
+    """The options that a run remembers; raises ``TypeError`` for any other."""
+    unknown = options.keys() - {"allow_other", "allow_nested"}
+    if unknown:
+        raise TypeError(f"a mount has no option {sorted(unknown)[0]!r}")
+    return {key: bool(value) for key, value in options.items()}

@@ -1,0 +1,67 @@
+"""The terminal as it was before a command had it.
+
+Owns the saving and restoring of the terminal's modes and foreground process group.  Main thread only (it has to
+ignore SIGTTOU for a moment); elsewhere it does nothing.
+"""
+
+import os
+import signal
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def terminal_restored() -> Iterator[None]:
+    """Give the terminal back as it was: a killed editor leaves it raw, a killed shell leaves it to a dead group."""
+    fd = _open_terminal()
+    if fd is None:
+        yield
+        return
+    try:
+        modes = termios.tcgetattr(fd)
+        yield
+        _give_back(fd, modes)
+    finally:
+        os.close(fd)
+
+
+def has_foreground() -> bool:
+    """Whether this process is in the foreground group of its terminal, so that Ctrl-C reaches it and its children."""
+    fd = _open_terminal()
+    if fd is None:
+        return False
+    os.close(fd)
+    return True
+
+
+def _open_terminal() -> int | None:
+    """The controlling terminal, if there is one and this process is in its foreground."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        if os.tcgetpgrp(fd) == os.getpgrp():
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
+
+
+def _give_back(fd: int, modes: list[int | list[bytes | int]]) -> None:
+    # To take the foreground back, and to set modes from the background, SIGTTOU has to be out of the way.
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    try:
+        if os.tcgetpgrp(fd) != os.getpgrp():
+            os.tcsetpgrp(fd, os.getpgrp())
+        if termios.tcgetattr(fd) != modes:
+            termios.tcsetattr(fd, termios.TCSADRAIN, modes)
+    except (OSError, termios.error):
+        pass  # the terminal was closed meanwhile
+    finally:
+        signal.signal(signal.SIGTTOU, before)
