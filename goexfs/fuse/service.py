@@ -32,6 +32,8 @@ MAX_TASKS = SLOW_READS + 16
 """tasks of the session loop: as many requests can wait for disks, and some are left to answer the others"""
 FLUSH_SECONDS = 15.0
 """how long the kernel may take to write back what it holds"""
+HANG_UP_SECONDS = 0.1
+"""how long the kernel may take to end the session after the last unmount"""
 
 log = logging.getLogger(__name__)
 
@@ -165,14 +167,17 @@ class Service:
 
     async def _unmount_when_told(self) -> None:
         await self._stop.wait()
+        # Another mount namespace may hold a copy of the mount: every sandbox started meanwhile does.  Then unmounting it here writes
+        # nothing back, and the kernel does not hang up.  So neither is left to it.
+        if device.mounted_at(self.mountpoint) is not None:
+            await self._flush_kernel()
         try:
             await self._detach()  # the session loop goes on meanwhile, and ends because of it
-            return
+            await trio.sleep(HANG_UP_SECONDS)
         except MountpointBusy:
             log.info("%s is in use; it is taken away from those who use it", os.fsdecode(self.mountpoint))
         except MountError as e:
             log.warning("%s", e)
-        await self._flush_kernel()
         try:
             await self._detach(lazy=True)
         except MountError as e:
