@@ -119,13 +119,13 @@ def _single(error: BaseException) -> BaseException:
 
 def _save_traceback(error: BaseException) -> str:
     """Write the traceback where the temporary files are; says where, or that it could not."""
-    from goexfs.cli.version import goexfs_version
+    import goexfs
 
     text = "".join(traceback.format_exception(error))
     try:
         descriptor, path = tempfile.mkstemp(prefix="goexfs-traceback-", suffix=".txt")
         with os.fdopen(descriptor, "w", errors="backslashreplace") as file:
-            file.write(f"goexfs {goexfs_version()}, Python {sys.version}\n{sys.argv!r}\n\n{text}")
+            file.write(f"goexfs {goexfs.__version__}, Python {sys.version}\n{sys.argv!r}\n\n{text}")
     except OSError as reason:
         return f"the traceback could not be written: {reason}"
     return f"the traceback is in {path}"

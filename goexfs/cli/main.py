@@ -62,9 +62,9 @@ class Commands(click.Group):
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
     if not wanted or ctx.resilient_parsing:
         return
-    from goexfs.cli.version import goexfs_version
+    import goexfs
 
-    click.echo(f"goexfs {goexfs_version()}")
+    click.echo(f"goexfs {goexfs.__version__}")
     ctx.exit()
 
 

@@ -209,4 +209,6 @@ def print_table(
     for number, row in enumerate(rows):
         # Text, not str: square brackets in a name are not markup.
         table.add_row(*map(Text, row), style=styles[number] if styles else None)
-    console.print(table)
+    with console.capture() as shown:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()), color=on_terminal())

@@ -109,6 +109,8 @@ def _colored(text: str, in_hunk: bool) -> str:
         return click.style(text[:end], fg="cyan") + text[end:]
     if not in_hunk and text.startswith(_META):
         return click.style(text, bold=True)
+    if text.startswith("# "):  # what the format has no word for: owners, attributes, hard links
+        return click.style(text, fg="yellow")
     if in_hunk and text.startswith("+"):
         return click.style(text, fg="green")
     if in_hunk and text.startswith("-"):

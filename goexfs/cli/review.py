@@ -1,0 +1,115 @@
+"""``goexfs diff``, ``merge`` and ``discard``: look at what a run did, and decide.
+
+Owns the forms in which changes are printed (by ``summary`` and ``pager``).  Main thread only.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli import pager, stat, summary
+from goexfs.cli.output import count, note, on_terminal, print_json, use_color
+from goexfs.cli.params import RUN, below_base, color_option, json_option
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
+    from snapshots.changes import Change
+
+DIFFERENT = 1
+
+
+@click.command("diff")
+@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=bytes))
+@click.option("--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept (the default).")
+@click.option("--name-status", "form", flag_value="name-status", help="One line per change: A M D R T X, and the path.")
+@click.option("--stat", "form", flag_value="stat", help="How many lines changed, per file.")
+@click.option("--json", "form", flag_value="json", help="Print one JSON document.")
+@click.option("-z", "zero", is_flag=True, help="Name-status with raw bytes and NUL instead of quotes and newlines.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 when there are changes, 0 when there are none.")
+@color_option
+@click.pass_context
+def diff_command(
+    ctx: click.Context, ref: str, paths: tuple[bytes, ...], form: str | None, zero: bool, exit_code: bool, color: str
+) -> None:
+    """Show what RUN changed, below each PATH or everywhere; a mounted run as it is at this moment."""
+    import goexfs
+
+    if zero and form not in (None, "name-status"):
+        raise click.UsageError("-z goes with --name-status only")
+    with goexfs.open_store(create=False) as store:
+        run = store.run(ref)
+        below = [below_base(path, run.base, run.record.mountpoint, os.getcwdb()) for path in paths]
+        changes = run.diff(paths=below)
+        print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
+    ctx.exit(DIFFERENT if exit_code and changes else 0)
+
+
+def print_changes(
+    run: "RunHandle", changes: Sequence["Change"], form: str, *, zero: bool = False, color: str = "auto"
+) -> None:
+    """Print changes in one of the four forms; patch and the lists through the pager on a terminal."""
+    from snapshots.patch import patch
+
+    colored = use_color(color)
+    if form == "json":
+        print_json({"run": run.id, "changes": summary.fields(changes)})
+    elif form == "name-status":
+        (pager.write if zero else pager.page)(summary.name_status(changes, zero=zero, color=colored and not zero))
+    elif form == "stat":
+        pager.page(stat.lines(patch(changes, binary=False), color=colored))
+    else:
+        whole = patch(changes)
+        pager.page(pager.dressed(whole, color=colored) if colored or on_terminal() else whole)
+
+
+@click.command("merge")
+@click.argument("ref", metavar="RUN", type=RUN)
+@click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
+@json_option
+def merge_command(ref: str, dry_run: bool, as_json: bool) -> None:
+    """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        run = store.run(ref)
+        changes = run.diff()
+        run.merge(dry_run=dry_run)
+        if as_json:
+            print_json(merged_fields(run, changes, dry_run))
+        else:
+            for line in summary.summary(changes, color=use_color()):
+                click.echo(line)
+            done = "would be merged" if dry_run else "merged"
+            click.echo(f"{summary.counts(changes)}; {done} into {summary.quoted(run.base)}")
+
+
+def merged_fields(run: "RunHandle", changes: Sequence["Change"], dry_run: bool) -> dict[str, Any]:
+    """The outcome of a merge as JSON."""
+    return {
+        "run": run.id,
+        "merged": not dry_run,
+        "dry_run": dry_run,
+        "changes": summary.fields(changes),
+    }
+
+
+@click.command("discard")
+@click.argument("refs", metavar="RUN...", type=RUN, nargs=-1, required=True)
+@json_option
+def discard_command(refs: tuple[str, ...], as_json: bool) -> None:
+    """Throw away what each RUN changed; its base is not touched.  All are looked up before the first one goes."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        runs = {handle.id: handle for handle in map(store.run, refs)}
+        for run in runs.values():
+            run.discard()
+            if not as_json:
+                note(f"discarded {run.id}")
+    if as_json:
+        print_json({"discarded": list(runs)})
+    elif len(runs) > 1:
+        note(f"{count(len(runs), 'run')} discarded")

@@ -1,0 +1,188 @@
+"""``goexfs run``, ``mount`` and ``umount``: give a command, or a place, a copy-on-write view of a base.
+
+Owns the options of these three.  Signals, the sandbox and the server process are the session's; what becomes of the
+run is ``verdict``'s.  Main thread only.
+"""
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli.output import home, note, print_json
+from goexfs.cli.params import DIRECTORY, RUN, json_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from goexfs.session import RunHandle, RunStore, Session
+
+RUN_HELP = "Go on with a kept run instead of beginning one."
+nested_option = click.option(
+    "--allow-nested", is_flag=True, help="Hide a store (or mountpoint) that is inside the base."
+)
+other_option = click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
+
+
+@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.option("--base", type=DIRECTORY, metavar="DIR", help="The directory to run over (default: the current one).")
+@click.option("--name", help="A name for the run, to be used like its id.")
+@click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
+@click.option("--discard", "wish", flag_value="discard", help="Discard the run at the end: nothing remains.")
+@click.option("--keep", "wish", flag_value="keep", help="Keep the run at the end, without asking.")
+@click.option("--merge", "wish", flag_value="merge", help="Merge the run at the end, whatever the exit status.")
+@click.option("--rw", metavar="PATH", multiple=True, type=DIRECTORY, help="Host path CMD may write to (repeatable).")
+@click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
+@nested_option
+@other_option
+@json_option
+@click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
+def run_command(
+    ctx: click.Context,
+    command: tuple[str, ...],
+    wish: str | None,
+    rw: tuple[bytes, ...],
+    no_sandbox: bool,
+    as_json: bool,
+    **beginning: Any,
+) -> None:
+    """Run CMD with the directory seen through an overlay, then merge, keep or discard what it changed.
+
+    With a terminal and none of --discard, --keep and --merge it asks; without a terminal it keeps.  The exit status
+    is the command's.  With --json the last thing on stdout is one JSON document, after whatever CMD printed there.
+    """
+    import goexfs
+    from goexfs.cli import verdict
+    from goexfs.session import launch
+
+    _check_beginning(beginning["ref"], base=beginning["base"], name=beginning["name"])
+    launch.prepare()  # while the server starts, this process loads the rest
+    with goexfs.open_store() as store, _session(store, command, wish == "discard", **beginning) as session:
+        ended = session.exec(command, sandbox=not no_sandbox, rw=rw)
+        outcome = verdict.settle(session, wish, ended, want_changes=as_json)
+        if as_json:
+            print_json(verdict.outcome_fields(session, outcome))
+    ctx.exit(outcome.exit_status)
+
+
+def _check_beginning(ref: str | None, **others: object) -> None:
+    given = [f"--{name}" for name, value in others.items() if value is not None]
+    if ref is not None and given:
+        raise click.UsageError(f"--run goes on with a run as it is: {' and '.join(given)} cannot be given with it")
+
+
+@contextmanager
+def _session(
+    store: "RunStore",
+    command: tuple[str, ...],
+    discard: bool,
+    *,
+    base: bytes | None,
+    name: str | None,
+    ref: str | None,
+    allow_nested: bool,
+    allow_other: bool,
+) -> "Iterator[Session]":
+    """The mounted run.  Left by an exception, one that was kept before is kept again, and so is one with changes."""
+    options = _given(allow_nested=allow_nested, allow_other=allow_other)
+    if ref is not None:
+        session = store.resume(ref, command=command, discard_on_exit=discard, **options)
+    else:
+        session = store.start(base or os.getcwdb(), name=name, command=command, discard_on_exit=discard, **options)
+    try:
+        yield session
+    except BaseException:
+        if session.record.state == "active":
+            session.keep()
+            if ref is None and (discard or not session.number_of_changes):
+                session.discard(forget=True)
+        raise
+
+
+def _given(**options: bool) -> dict[str, bool]:
+    """Only what was asked for: a run that goes on keeps the options it began with."""
+    return {name: value for name, value in options.items() if value}
+
+
+@click.command("mount")
+@click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
+@click.option("--name", help="A name for the run, to be used like its id.")
+@click.option("--foreground", "-f", is_flag=True, help="Stay until the run is unmounted; Ctrl-C unmounts it.")
+@nested_option
+@other_option
+@json_option
+@click.argument("places", metavar="[BASE] MOUNTPOINT", nargs=-1, required=True, type=DIRECTORY)
+def mount_command(
+    places: tuple[bytes, ...], ref: str | None, name: str | None, foreground: bool, as_json: bool, **options: bool
+) -> None:
+    """Mount a new run over BASE, or with --run a kept one, at the empty directory MOUNTPOINT.
+
+    For agents that are started some other way.  goexfs umount ends it; the run is kept.
+    """
+    import goexfs
+    from goexfs.cli.store import run_fields
+    from goexfs.session import launch
+
+    _check_beginning(ref, name=name)
+    *base, mountpoint = places
+    if len(base) != (0 if ref else 1):
+        raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
+    launch.prepare()
+    with goexfs.open_store() as store:
+        what = base[0] if ref is None else store.run(ref)
+        run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))
+        if as_json:
+            print_json(run_fields(run))
+        else:
+            note(f"run {run.record.label} is mounted at {home(run.record.mountpoint or mountpoint)}")
+        if foreground:
+            _stay(run)
+
+
+def _stay(run: "RunHandle") -> None:
+    """Until somebody unmounts it or this process is told to end."""
+    import signal
+
+    def told_to_end(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, told_to_end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        run.wait()  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        run.keep()  # type: ignore[attr-defined]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    note(f"run {run.record.label} is unmounted and {run.state}")
+
+
+@click.command("umount")
+@click.argument("what", metavar="RUN|MOUNTPOINT", type=RUN)
+@click.option("--force", is_flag=True, help="Take the mount away from the processes that use it.")
+def umount_command(what: str, force: bool) -> None:
+    """Unmount a run and keep it.  Everything written to the mount is in the store when this returns."""
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        run = _mounted_run(store, what)
+        for holder in run.unmount(force=force):
+            note(f"taken away from {holder}")
+        note(f"run {run.record.label} is unmounted and kept")
+
+
+def _mounted_run(store: "RunStore", what: str) -> "RunHandle":
+    """The run that is mounted at a place, or that is meant by a reference."""
+    # Never look at the place itself: a mount whose server hangs would hang this process.
+    above, name = os.path.split(os.path.abspath(os.fsencode(what)))
+    place = os.path.join(os.path.realpath(above), name)
+    for run in reversed(store.runs()):
+        if run.record.mountpoint == place:
+            return run
+    if "/" in what or what in (".", ".."):
+        from goexfs.fuse.errors import MountpointUnusable
+
+        raise MountpointUnusable(f"no run is mounted at {home(place)}; goexfs ls lists the runs")
+    return store.run(what)

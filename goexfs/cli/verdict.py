@@ -1,0 +1,172 @@
+"""After the command: show what the run changed and settle what becomes of it.
+
+Owns the question at the end of ``goexfs run`` and its answers.  Knows how to ask; what each answer does is the
+session's business.  Main thread only.
+
+The run is unmounted and kept before anything is asked: whatever happens at the prompt (end of input, Ctrl-C, a
+closed terminal, SIGKILL), nothing is lost and the verdict can still be given by another command.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli import summary
+from goexfs.cli.output import home, note, use_color
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from goexfs.session import Completed, RunHandle, Session
+    from snapshots.changes import Change
+
+ANSWERS = {"m": "merge", "k": "keep", "x": "discard", "d": "diff"}
+"""Key -> answer.  Discarding has a key far from all others: it is the one that cannot be taken back."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    verdict: str
+    """``merged``, ``kept`` or ``discarded``"""
+    exit_status: int
+    """what goexfs ends with: the command's, or that of a refused merge when the command's was 0"""
+    changes: "Sequence[Change] | None"
+    """None when the run was discarded unseen"""
+    reason: str | None = None
+    """why it was kept although something else was asked for"""
+
+
+def can_ask() -> bool:
+    """Whether a person is there to answer: what goexfs reads and where it asks are terminals."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+
+
+def settle(session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool) -> Outcome:
+    """Unmount the run and give it its verdict: the wish, or the person's answer, or ``kept``.
+
+    Without changes there is nothing to decide and the run is discarded, except when keeping was asked for.  When
+    goexfs was told to end (SIGTERM, SIGHUP) nobody is asked and nothing is merged.
+    """
+    status = ended.returncode
+    if wish == "discard":
+        changes = session.diff() if want_changes else None
+        session.discard(forget=True)
+        return Outcome("discarded", status, changes)
+    session.keep()
+    for holder in session.taken_from:
+        note(f"the view was taken away from {holder}, which still used it")
+    changes = session.diff()
+    if wish == "keep":
+        return _kept(session, status, changes)
+    if not changes:
+        session.discard()
+        note("nothing changed; the run is discarded")
+        return Outcome("discarded", status, changes)
+    if wish == "merge" and ended.signal is None:
+        return _merged(session, status, changes)
+    show(session, changes)
+    if ended.signal is None and can_ask():
+        return ask(session, status, changes)
+    return _kept(session, status, changes, "told to end" if wish == "merge" else None)
+
+
+def show(run: "RunHandle", changes: "Sequence[Change]") -> None:
+    """The bounded summary, on stderr."""
+    note(f"run {run.record.label}: {summary.counts(changes)}")
+    for line in summary.summary(changes, color=use_color(err=True)):
+        click.echo(line, err=True)
+
+
+def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
+    """Ask until there is an answer; the end of input and Ctrl-C keep the run."""
+    from goexfs.cli.review import print_changes
+
+    while True:
+        try:
+            answer = _answer(home(run.base))
+        except (EOFError, KeyboardInterrupt, OSError):  # OSError: the terminal is gone
+            click.echo(err=True)
+            return _kept(run, status, changes)
+        if answer == "diff":
+            print_changes(run, changes, "patch")
+        elif answer == "discard":
+            run.discard()
+            note(f"discarded {run.record.label}")
+            return Outcome("discarded", status, changes)
+        elif answer == "merge":
+            return _merged(run, status, changes)
+        else:
+            return _kept(run, status, changes)
+
+
+def _answer(base: str) -> str:
+    _drop_typed_ahead()
+    while True:
+        click.echo(f"[m]erge into {base}, [k]eep, [d]iff, [x] discard: ", err=True, nl=False)
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        word = line.strip().lower()
+        if word in ANSWERS:
+            return ANSWERS[word]
+        if word in ANSWERS.values():
+            return word
+        click.echo("m, k, d or x", err=True)
+
+
+def _drop_typed_ahead() -> None:
+    """What was typed to the command must not answer for it."""
+    import termios
+
+    try:
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    except (termios.error, OSError, ValueError):
+        pass
+
+
+def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
+    from goexfs.cli.errors import describe, status_of
+    from snapshots.errors import Conflict, MergeError
+
+    try:
+        run.merge()
+    except (Conflict, MergeError) as error:
+        for line in describe(error):
+            click.echo(line, err=True)
+        return _kept(run, status or status_of(error), changes, str(error))
+    note(f"merged {run.record.label} into {home(run.base)}: {summary.counts(changes)}")
+    return Outcome("merged", status, changes)
+
+
+def _kept(run: "RunHandle", status: int, changes: "Sequence[Change]", reason: str | None = None) -> Outcome:
+    label = run.record.label
+    note(f"kept {label}.  Next:")
+    steps = (
+        (f"goexfs diff {label}", "see what it changed"),
+        (f"goexfs merge {label}", f"bring that into {home(run.base)}"),
+        (f"goexfs discard {label}", "throw it away"),
+        (f"goexfs run --run {label} -- CMD", "go on"),
+    )
+    width = max(len(command) for command, _about in steps)
+    for command, about in steps:
+        click.echo(f"  {command:<{width}}  # {about}", err=True)
+    return Outcome("kept", status, changes, reason)
+
+
+def outcome_fields(run: "RunHandle", outcome: Outcome) -> dict[str, Any]:
+    """The JSON document of ``goexfs run``."""
+    from snapshots.names import text_fields
+
+    return {
+        "run": run.id,
+        **text_fields("base", run.base),
+        "verdict": outcome.verdict,
+        "exit_status": outcome.exit_status,
+        "reason": outcome.reason,
+        "changes": None if outcome.changes is None else summary.fields(outcome.changes),
+    }
