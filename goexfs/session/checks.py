@@ -47,8 +47,8 @@ def same_base(run: Run) -> None:
 def hidden_places(base: bytes, store: bytes, mountpoint: bytes | None, *, allow_nested: bool) -> tuple[bytes, ...]:
     """What of goexfs's own lies inside the base, relative to it: to be hidden from the run.
 
-    All paths are canonical; ``mountpoint`` is None when it is the run's own, below the store.  Raises ``NestedStore`` or
-    ``MountpointInsideBase`` unless ``allow_nested``; a base inside the store, or a mount over the base, is never allowed.
+    All paths are canonical; ``mountpoint`` is None when it is the run's own, below the store.  Raises ``NestedStore``
+    or ``MountpointInsideBase`` unless ``allow_nested``; a base inside the store, or a mount over it, never is allowed.
     """
     if is_inside(base, store):
         raise NestedStore(f"the base {readable(base)} is inside the store {readable(store)}; name another base")
@@ -56,8 +56,8 @@ def hidden_places(base: bytes, store: bytes, mountpoint: bytes | None, *, allow_
     if is_inside(store, base):
         if not allow_nested:
             raise NestedStore(
-                f"the store {readable(store)} is inside the base {readable(base)}: choose a smaller base, set GOEXFS_HOME "
-                "to a place outside, or have it hidden from the run with --allow-nested"
+                f"the store {readable(store)} is inside the base {readable(base)}: choose a smaller base, set "
+                "GOEXFS_HOME to a place outside, or have it hidden from the run with --allow-nested"
             )
         hidden.append(os.path.relpath(store, base))
     if mountpoint is not None and is_inside(mountpoint, base):

@@ -19,8 +19,9 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
-    from snapshots.diff import Change
     from snapshots.merge import MergeResult
+
+    from snapshots.diff import Change
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
 """As recorded, but ``crashed`` for a run that is recorded as active and that nobody serves."""
@@ -192,8 +193,8 @@ class RunHandle:
         checks.same_base(record)
         return merge(self._store, record, dry_run=dry_run)
 
-    def discard(self, *, forget: bool = False) -> None:
-        """Free everything that only this run held; with ``forget`` its record goes too, so that nothing remains.
+    def discard(self, *, forget: bool | None = None) -> None:
+        """Free everything that only this run held; with ``forget`` its record goes too: nothing remains.
 
         Raises ``RunBusy`` while it is mounted, ``RunState`` when it has been merged or discarded.
         """

@@ -125,7 +125,8 @@ class Listening:
         """Unmount, and begin the end; the processes that it was taken away from.  Without ``force``: ``MountBusy``."""
         mountpoint = self._service.mountpoint
         # Where another mount namespace holds a copy of the mount, unmounting this one writes nothing back.
-        await trio.to_thread.run_sync(mounts.flush, mountpoint)
+        if mounts.is_mounted(mountpoint):
+            await trio.to_thread.run_sync(mounts.flush, mountpoint)
         taken_from: tuple[mounts.Holder, ...] = ()
         if force:
             taken_from = await trio.to_thread.run_sync(mounts.unmount_now, mountpoint)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from goexfs.session import process
 from goexfs.session.children import Command, Stream
@@ -41,18 +41,21 @@ class Completed(NamedTuple):
     """SIGTERM, SIGHUP or SIGQUIT when goexfs itself was told to end meanwhile, else None"""
 
 
+OnExit = Literal["discard", "keep", "forget"]
+"""What becomes of a run whose ``with`` block is left, or whose process dies, without a verdict.
+
+``discard``: the block discards it; when the process dies it is kept.  ``keep``: it is kept.  ``forget``: in both cases
+nothing remains of it, not even its record."""
+
+
 class Session(RunHandle):
-    """A run that is mounted for as long as this process wants: a context manager that discards unless merged or kept.
+    """A run that is mounted for as long as this process lives and wants: a context manager, see ``OnExit``."""
 
-    When this process dies, the mount goes away by itself; the run is kept, or gone without a trace where it was
-    started with ``discard_on_exit``.
-    """
-
-    def __init__(self, store: Store, record: Run, server: Server, mountpoint: bytes, hidden: tuple[bytes, ...]) -> None:
+    def __init__(self, store: Store, record: Run, server: Server, mountpoint: bytes, on_exit: OnExit) -> None:
         super().__init__(store, record)
         self._server = server
         self._mountpoint = mountpoint
-        self._hidden = hidden
+        self._on_exit = on_exit
         self._settled_already = False
         self.taken_from: tuple[str, ...] = ()
         """after the end: processes that still used the mount and lost it"""
@@ -68,7 +71,11 @@ class Session(RunHandle):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._settled_already:
+        if self._settled_already:
+            return
+        if self._on_exit == "keep":
+            self.keep()
+        else:
             self.discard()
 
     def exec(
@@ -149,10 +156,10 @@ class Session(RunHandle):
             self._end()
         return super().merge(dry_run=dry_run)
 
-    def discard(self, *, forget: bool = False) -> None:
-        """Unmount and discard."""
+    def discard(self, *, forget: bool | None = None) -> None:
+        """Unmount and discard; ``forget`` is by default what ``on_exit`` says."""
         self._end()
-        super().discard(forget=forget)
+        super().discard(forget=self._on_exit == "forget" if forget is None else forget)
 
     def _end(self) -> None:
         with _uninterrupted():

@@ -127,9 +127,9 @@ class _Server:
         run_id, store = assignment.run_id, self._store
         directory = store.runs.directory(run_id)
         with BaseTree(assignment.base) as base, control.bind(directory) as listener:
-            overlay = Overlay(
-                base, store.upper(run_id).load(), store.objects, directory / "spool", hidden=frozenset(assignment.hidden)
-            )
+            state = store.upper(run_id).load()
+            hidden = frozenset(assignment.hidden)
+            overlay = Overlay(base, state, store.objects, directory / "spool", hidden=hidden)
             service = Service(
                 overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
                 open_store=lambda: Store.open(store.path, create=False),

@@ -13,8 +13,9 @@ from goexfs.session import checks, launch
 from goexfs.session.handle import RunHandle
 from goexfs.session.home import default_store_path
 from goexfs.session.launch import LOG, Assignment
-from goexfs.session.run import Session
-from snapshots.errors import RunState
+from goexfs.session.run import OnExit, Session
+from snapshots.errors import RunState, RunUnknown
+from snapshots.names import readable
 from snapshots.runs import Run, RunLock
 from snapshots.store import Store
 
@@ -66,6 +67,16 @@ class RunStore:
         """Runs, the latest last; without ``all`` only those that are active, crashed or kept."""
         return [RunHandle(self.store, record) for record in self.store.runs.list(all=all)]
 
+    def mounted_at(self, place: Place) -> RunHandle:
+        """The run that is mounted at ``place`` (or whose dead mount is).  Raises ``RunUnknown``."""
+        path = os.fsencode(place)
+        above, name = os.path.split(os.path.abspath(path))  # the mount itself must not be asked: it may be dead
+        canonical = os.path.join(os.path.realpath(above), name)
+        for handle in self.runs():
+            if handle.record.mountpoint == canonical:
+                return handle
+        raise RunUnknown(f"no run is mounted at {readable(path)}; `goexfs ls` lists the runs")
+
     def gc(self) -> "GcReport":
         """Free what no run holds."""
         from snapshots.gc import gc
@@ -87,18 +98,18 @@ class RunStore:
         mountpoint: Place | None = None,
         allow_other: bool = False,
         allow_nested: bool = False,
-        discard_on_exit: bool = False,
+        on_exit: OnExit = "discard",
     ) -> Session:
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
 
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
-        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``discard_on_exit`` leaves
-        no trace of the run if this process dies without a verdict.
+        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``on_exit`` says what becomes
+        of it without a verdict.
 
         Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
         """
         options = {"allow_other": allow_other, "allow_nested": allow_nested}
-        session = self._begin(base, name, command, options, mountpoint, attached=True, discard=discard_on_exit)
+        session = self._begin(base, name, command, options, mountpoint, on_exit)
         assert isinstance(session, Session)
         return session
 
@@ -108,7 +119,7 @@ class RunStore:
         *,
         command: tuple[str, ...] | None = None,
         mountpoint: Place | None = None,
-        discard_on_exit: bool = False,
+        on_exit: OnExit = "keep",
         **options: bool,
     ) -> Session:
         """Mount a kept (or crashed) run again: it goes on where it stopped.
@@ -116,7 +127,7 @@ class RunStore:
         Options are as for ``start``, by default as they were.  Raises also ``RunState``, ``RunBusy``, ``BaseReplaced``.
         """
         handle = self.run(ref) if isinstance(ref, str) else ref
-        session = self._again(handle, command, options, mountpoint, attached=True, discard=discard_on_exit)
+        session = self._again(handle, command, options, mountpoint, on_exit)
         assert isinstance(session, Session)
         return session
 
@@ -135,15 +146,16 @@ class RunStore:
         ``Session`` is returned.  Options (``allow_other``, ``allow_nested``) and errors are those of ``start`` and
         ``resume``.
         """
+        on_exit: OnExit | None = "keep" if foreground else None
         if isinstance(what, RunHandle):
-            return self._again(what, None, options, mountpoint, attached=foreground, discard=False)
-        return self._begin(what, name, (), options, mountpoint, attached=foreground, discard=False)
+            return self._again(what, None, options, mountpoint, on_exit)
+        return self._begin(what, name, (), options, mountpoint, on_exit)
 
     # beginnings
 
     def _begin(
         self, base: Place, name: str | None, command: tuple[str, ...], options: dict[str, Any],
-        mountpoint: Place | None, *, attached: bool, discard: bool,
+        mountpoint: Place | None, on_exit: OnExit | None,
     ) -> RunHandle:  # fmt: skip
         server = launch.take()
         try:
@@ -152,7 +164,7 @@ class RunStore:
             record = self.store.runs.create(base=path, name=name, command=command, options=_known(options))
             try:
                 with self.store.runs.lock(record.id) as lock:
-                    return self._serve(server, record, place, hidden, lock, attached, discard)
+                    return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
                 self.store.discard(record.id)  # there was never anything in it
                 self.store.runs.forget(record.id)
@@ -163,7 +175,7 @@ class RunStore:
 
     def _again(
         self, handle: RunHandle, command: tuple[str, ...] | None, options: dict[str, Any],
-        mountpoint: Place | None, *, attached: bool, discard: bool,
+        mountpoint: Place | None, on_exit: OnExit | None,
     ) -> RunHandle:  # fmt: skip
         record = handle.record
         if not record.is_live:
@@ -178,7 +190,7 @@ class RunStore:
             record = self.store.runs.update(record.id, state="active", options=_known(options), **fields)
             server = launch.take()
             try:
-                return self._serve(server, record, place, hidden, lock, attached, discard)
+                return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
                 server.let_go()
                 self.store.runs.update(record.id, state="kept", mountpoint=None, pid=None)
@@ -194,8 +206,9 @@ class RunStore:
 
     def _serve(
         self, server: launch.Server, record: Run, place: bytes | None, hidden: tuple[bytes, ...], lock: RunLock,
-        attached: bool, discard: bool,
+        on_exit: OnExit | None,
     ) -> RunHandle:  # fmt: skip
+        """``on_exit`` None: the server outlives this process."""
         directory = self.store.runs.directory(record.id)
         mountpoint = place or os.path.realpath(os.fsencode(directory / "mnt"))
         # Recorded before it is there: whoever cleans up after a crash has to know where to look.
@@ -207,12 +220,12 @@ class RunStore:
             mountpoint=mountpoint,
             hidden=hidden,
             allow_other=bool(record.options.get("allow_other")),
-            attached=attached,
-            discard=discard,
+            attached=on_exit is not None,
+            discard=on_exit == "forget",
         )
         server.assign(assignment, lock.fileno(), directory / LOG)
-        if attached:
-            return Session(self.store, record, server, mountpoint, hidden)
+        if on_exit is not None:
+            return Session(self.store, record, server, mountpoint, on_exit)
         return RunHandle(self.store, record)
 
 

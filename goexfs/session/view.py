@@ -107,14 +107,17 @@ def find_command(name: bytes, *, view: View, cwd: bytes, env: Mapping[bytes, byt
     if not name:
         raise CommandNotFound("the command is empty; name a program after --")
     if b"/" in name:
-        _check_executable(view, os.path.join(cwd, name), name)
+        try:
+            _check_executable(view, os.path.join(cwd, name), name)
+        except PermissionError:
+            raise CommandNotExecutable(f"{readable(name)}: permission denied on the way to it") from None
         return name
     refusal: CommandNotExecutable | None = None
     for directory in env.get(b"PATH", DEFAULT_PATH).split(b":"):
         candidate = os.path.join(cwd, directory, name)
         try:
             _check_executable(view, candidate, name)
-        except CommandNotFound:
+        except (CommandNotFound, PermissionError):
             continue
         except CommandNotExecutable as error:
             refusal = refusal or error  # execvp goes on, and remembers that something was there
@@ -127,10 +130,12 @@ def _check_executable(view: View, path: bytes, name: bytes) -> None:
     try:
         source = view.resolve(path)
         kind = os.stat(source, follow_symlinks=False).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise CommandNotFound(f"{readable(name)}: no such file in the run; check the path") from None
     except PermissionError:
-        raise CommandNotExecutable(f"{readable(name)}: permission denied on the way to it") from None
+        raise
     except OSError as error:
-        raise CommandNotFound(f"{readable(name)}: {os.strerror(error.errno or errno.ENOENT)} in the run") from None
+        raise CommandNotExecutable(f"{readable(name)} cannot be reached: {error.strerror}") from None
     if not stat.S_ISREG(kind):
         what = "a directory" if stat.S_ISDIR(kind) else "not a regular file"
         raise CommandNotExecutable(f"{readable(name)} is {what}, not a program")
