@@ -1,14 +1,16 @@
 """Watching the base for changes from outside.
 
-Owns the inotify watches (through watchdog's `InotifyFD`) and the paths they stand for.  watchdog's own recursive observer is not used: it
-passes over watches that the kernel refuses, so that nobody learns of a limit; it says nothing of events that were lost, nor of a base that was moved; it walks
-into whatever is mounted below, our own mount among it; and it holds every rename back for half a second.  Knows no overlay: what
-happens is reported through callbacks.
+Owns the inotify watches (through watchdog's `InotifyFD`) and the paths they stand for.  watchdog's own recursive
+observer is not used: it passes over watches that the kernel refuses, so that nobody learns of a limit; it says
+nothing of events that were lost, nor of a base that was moved; it walks into whatever is mounted below, our own mount
+among it; and it holds every rename back for half a second.  Knows no overlay: what happens is reported through
+callbacks.
 
-Directories are reached by descriptors (`snapshots.base`), so neither a long path nor a symlink leads astray.  Other filesystems mounted
-below the base are not watched, nor is what is hidden from the run.
+Directories are reached by descriptors (`snapshots.base`), so neither a long path nor a symlink leads astray.  Other
+filesystems mounted below the base are not watched, nor is what is hidden from the run.
 
-Threading: watches are made in a worker thread, events are read in watchdog's thread, callbacks run on the event loop's.
+Threading: watches are made in a worker thread, events are read in watchdog's thread, callbacks run on the event
+loop's.
 """
 
 import errno
@@ -63,12 +65,13 @@ class WatchLimit(Exception):
 class _Watched:
     """One directory with a watch; its path is found by going up."""
 
-    __slots__ = ("children", "name", "parent", "wd")
+    __slots__ = ("children", "mark", "name", "parent", "wd")
 
-    def __init__(self, parent: "_Watched | None", name: bytes, wd: WatchDescriptor) -> None:
+    def __init__(self, parent: "_Watched | None", name: bytes, wd: WatchDescriptor, mark: CallbackId) -> None:
         self.parent = parent
         self.name = name
         self.wd = wd
+        self.mark = mark
         self.children: dict[bytes, _Watched] = {}
 
 
@@ -91,6 +94,7 @@ class BaseWatch:
         self._wake: Callable[[], None] = lambda: None
         self._inotify: InotifyFD | None = None
         self._stopped = False
+        self._last_id = 0
 
     @property
     def count(self) -> int:
@@ -100,15 +104,16 @@ class BaseWatch:
     async def run(self, on_watched: OnWatched, on_changed: OnChanged, report: Report) -> None:
         """Arm the watch, then pass on what happens until cancelled.
 
-        *on_watched* is told True when every directory is watched, and False when that is no longer so; *on_changed* gets paths
-        relative to the base, or None when anything may have changed; *report* gets one line for a person, once, when the watch is not possible.
+        *on_watched* is told True when every directory is watched, and False when that is no longer so; *on_changed*
+        gets paths relative to the base, or None when anything may have changed; *report* gets one line for a person,
+        once, when the watch is not possible.
         """
         token = trio.lowlevel.current_trio_token()
         news = trio.Event()
 
         def wake() -> None:
             with suppress(trio.RunFinishedError):
-                token.run_sync_soon(lambda: news.set(), idempotent=False)
+                token.run_sync_soon(lambda: news.set())  # noqa: PLW0108 - the event that is waited for by then
 
         self._wake = wake
         try:
@@ -156,19 +161,28 @@ class BaseWatch:
         except WatchLimit as e:
             self._fail(str(e))
         except OSError as e:
-            self._fail(_limit(e) or f"the base cannot be watched: {e}; changes made to it from outside show after a second")
+            self._fail(_limit(e) or f"the base cannot be watched ({e}): changes from outside show after a second")
         finally:
             tree.close()
 
-    def _add(self, tree: BaseTree, top: BaseDir, parent: _Watched | None) -> None:
-        """Watch *top* and every directory below it."""
+    def _add(self, tree: BaseTree, top: BaseDir, parent: _Watched | None, *, report: bool = False) -> None:
+        """Watch *top* and every directory below it; with *report* every name in them counts as changed."""
         todo: list[tuple[BaseDir, _Watched | None]] = [(top, parent)]
         while todo and not self._stopped:
             directory, above = todo.pop()
             try:
                 watched = self._add_one(tree, directory, above)
-                if watched is not None:
-                    todo += [(tree.child(directory, name), watched) for name in self._directories_in(tree, directory)]
+                if watched is None:
+                    continue
+                with os.scandir(tree.fd(directory)) as entries:
+                    found = [(os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)) for entry in entries]
+                todo += [(tree.child(directory, name), watched) for name, is_dir in found if is_dir]
+                if report:
+                    with self._lock:
+                        for name, _ in found:
+                            path = self._path(watched, name)
+                            if path is not None:
+                                self._gather(path)
             except OSError as e:
                 if directory is tree.root:
                     raise
@@ -187,8 +201,10 @@ class BaseWatch:
         inotify = self._inotify
         if inotify is None:
             return None
+        self._last_id += 1
+        mark = CallbackId(self._last_id)
         try:
-            wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, _MASK, inotify.callback, CallbackId(id(self)))
+            wd = inotify.add_callback(b"/proc/self/fd/%d" % fd, _MASK, self, mark)
         except OSError as e:
             said = _limit(e)
             if said is not None:
@@ -198,21 +214,18 @@ class BaseWatch:
             return None
         with self._lock:
             known = self._by_wd.get(wd)
-            if known is not None:  # it was moved here while it was being walked
+            if known is not None:  # looked at a second time, or moved here while it was being walked
+                inotify.remove_callbacks([(wd, mark)])
                 self._cut(known)
                 known.parent, known.name = above, directory.name
                 watched = known
             else:
-                watched = self._by_wd[wd] = _Watched(above, directory.name, wd)
+                watched = self._by_wd[wd] = _Watched(above, directory.name, wd, mark)
             if above is None:
                 self._root = watched
             else:
                 above.children[directory.name] = watched
         return watched
-
-    def _directories_in(self, tree: BaseTree, directory: BaseDir) -> list[bytes]:
-        with os.scandir(tree.fd(directory)) as entries:
-            return [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
     # -- events: in watchdog's thread
 
@@ -250,27 +263,27 @@ class BaseWatch:
                 self._cut(watched)
 
     def on_queue_overflow(self) -> None:
-        """The kernel dropped events, so also directories may have come that nobody watches: look at everything again."""
+        """The kernel dropped events, so also directories may have come that nobody watches: look at everything again.
+        """
         with self._lock:
             self._gathered = None
             self._wake()
         self._watch_all_again()
 
     def _watch_new(self, above: _Watched, name: bytes) -> None:
-        """A directory appeared.  What was made in it before it had a watch is reported with it."""
+        """A directory appeared.
+
+        What is in it by the time it has a watch may have been made before, and is reported.
+        """
         with self._lock:
             path = self._path(above, name)
         if path is None:
             return
         try:
             with BaseTree(self._base) as tree:
-                self._add(tree, tree.dir(path), above)
+                self._add(tree, tree.dir(path), above, report=True)
         except (WatchLimit, BaseError, OSError) as e:
             self._fail(str(e))
-        # Names in it may be known already as missing ones, or as those of a directory that was here before.
-        with self._lock:
-            self._gathered = None
-            self._wake()
 
     def _watch_all_again(self) -> None:
         try:
@@ -323,8 +336,6 @@ class BaseWatch:
         watched = moved[0]
         watched.parent, watched.name = parent, event.name
         parent.children[event.name] = watched
-        self._gathered = None  # every path below it is another now
-        self._wake()
         return True
 
     def _unwatch(self, top: _Watched) -> None:
@@ -334,13 +345,15 @@ class BaseWatch:
             watched = todo.pop()
             todo += watched.children.values()
             if self._by_wd.pop(watched.wd, None) is not None:
-                dropped.append((watched.wd, CallbackId(id(self))))
+                dropped.append((watched.wd, watched.mark))
         if self._inotify is not None and dropped:
             with suppress(OSError):
                 self._inotify.remove_callbacks(dropped)
 
     def _lost_base(self) -> None:
-        self._problem = f"the base {os.fsdecode(self._base)} was moved or removed; what the run has not read of it is gone"
+        self._problem = (
+            f"the base {os.fsdecode(self._base)} was moved or removed; what the run has not changed of it may be gone"
+        )
         self._wake()
 
     def _fail(self, problem: str) -> None:
@@ -386,6 +399,6 @@ def _limit(e: OSError) -> str | None:
     else:
         return None
     return (
-        f"too many directories to watch (limit fs.inotify.{name}), so changes made to the base from outside show after a second "
-        f"and the run is slower; raise it with: sysctl fs.inotify.{name}=1048576"
+        f"too many directories to watch (limit fs.inotify.{name}): changes made to the base from outside show after a "
+        f"second, and the run is slower; raise it with: sysctl fs.inotify.{name}=1048576"
     )

@@ -1,10 +1,11 @@
 """The handlers that pyfuse3 calls: inode numbers and errno on this side, nodes and `OSError` on the other.
 
-Owns the table of open handles and the ready replies in ``node.face``; decides nothing about the filesystem.  An exception that nobody expected is
-logged and answered with EIO: a handler that let it through would end the session loop, and with it the mount.
+Owns the table of open handles and the ready replies in ``node.face``; decides nothing about the filesystem.  An
+exception that nobody expected is logged and answered with EIO: a handler that let it through would end the session
+loop, and with it the mount.
 
-Threading: the event loop's thread.  Whatever would have to wait for a disk comes back as `WouldBlock`; its ``prepare`` runs in a worker
-thread, with the request's task waiting and everybody else's going on.
+Threading: the event loop's thread.  Whatever would have to wait for a disk comes back as `WouldBlock`; its
+``prepare`` runs in a worker thread, with the request's task waiting and everybody else's going on.
 """
 
 import errno
@@ -12,7 +13,7 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyfuse3
@@ -20,7 +21,7 @@ import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
-from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock
+from goexfs.overlay import Dir, DirHandle, File, Handle, Invalidation, Node, Overlay, WouldBlock
 from snapshots.entries import INLINE_LIMIT
 
 FOR_EVER = 10 * 24 * 3600.0
@@ -29,6 +30,8 @@ UNWATCHED = 1.0
 """the same while they are not"""
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
+MISSING_LIMIT = 32_768
+"""names in base directories that the kernel may remember as missing"""
 SLOW_READS = 64
 """worker threads for requests that wait for a disk"""
 
@@ -37,8 +40,11 @@ _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 log = logging.getLogger(__name__)
 
 
-def request(operation: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again)."""
+def request(operation: Callable[..., Any]) -> Any:
+    """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again).
+
+    Answers an async method; typed as Any because its signature is that of pyfuse3, with other names.
+    """
 
     @functools.wraps(operation)
     async def handler(self: "Adapter", *arguments: Any) -> Any:
@@ -60,7 +66,7 @@ def request(operation: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
     return handler
 
 
-class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module's types are incomplete
+class Adapter(pyfuse3.Operations):
     """Requests of the kernel on one overlay."""
 
     enable_writeback_cache = True
@@ -79,6 +85,10 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
         self._checks_permissions = checks_permissions
         self._watched = False
         self._timeout = UNWATCHED
+        self._missing: dict[tuple[int, bytes], None] = {}
+        """what the kernel may remember as missing for long: a name that appears unreported must be found again"""
+        self.stale: Callable[[Iterable[Invalidation]], None] = lambda stale: None
+        """to be set: takes what the kernel is to forget"""
         self._absent = EntryAttributes()
         self._absent.st_ino = 0
         self._absent.entry_timeout = UNWATCHED
@@ -92,6 +102,12 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
         for node in self._nodes.values():
             node.face = None
 
+    def forget_missing(self) -> list[Invalidation]:
+        """Everything that the kernel may remember as missing, to be looked up again."""
+        missing = [Invalidation(*one) for one in self._missing]
+        self._missing.clear()
+        return missing
+
     async def in_thread(self, function: Callable[[], Any]) -> Any:
         """Run something that waits in a worker thread.  Not cancelled halfway: somebody waits for the reply."""
         with trio.CancelScope(shield=True):
@@ -104,7 +120,9 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
 
     @property
     def has_writers(self) -> bool:
-        """Whether a program has a file open for writing, so that the kernel may hold data that was not written here yet."""
+        """Whether a program has a file open for writing, so that the kernel may hold data that was not written here
+        yet.
+        """
         return any(isinstance(handle, Handle) and handle.writable for handle in self._handles.values())
 
     # -- replies
@@ -117,7 +135,7 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
 
     def _face(self, node: Node) -> EntryAttributes:
         face = node.face
-        if face is None:
+        if not isinstance(face, EntryAttributes):
             face = EntryAttributes()
             face.st_ino = node.ino
             face.st_mode = node.mode
@@ -149,12 +167,19 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
 
     @request
     def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        directory = self._node(parent)
         try:
-            return self._told(self._overlay.lookup(self._node(parent), name))
+            return self._told(self._overlay.lookup(directory, name))
         except FileNotFoundError:
+            if self._watched and isinstance(directory, Dir) and directory.base is not None:
+                self._missing[parent, name] = None
+                if len(self._missing) > MISSING_LIMIT:
+                    self.stale([Invalidation(*next(iter(self._missing)))])
+                    del self._missing[next(iter(self._missing))]
             return self._absent  # the kernel remembers this too, unlike ENOENT
 
-    def forget(self, inodes: Sequence[tuple[int, int]]) -> None:  # pyfuse3 takes None for a reply that need not be awaited
+    def forget(self, inodes: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
+        # A plain function: pyfuse3 awaits what it gets unless it is None, and forgetting comes by the thousand.
         nodes = self._nodes
         for ino, count in inodes:
             node = nodes.get(ino)
@@ -199,7 +224,9 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
     @request
     def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
         node = self._node(ino)
-        if not self._watched:
+        if not self._watched and not isinstance(node, File):
+            # A changed file becomes another inode at its next lookup: the kernel would not believe a new size of this
+            # one.
             self._overlay.refresh(node)
         return self._face(node)
 
@@ -232,7 +259,8 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
 
     @request
     def access(self, ino: int, mask: int, ctx: RequestContext) -> bool:
-        # Asked only of a mount without default_permissions, which is root's own: root may do anything but execute what nobody may.
+        # Asked only of a mount without default_permissions, which is root's own: root may do anything but execute
+        # what nobody may.
         if not self._checks_permissions:
             raise FUSEError(errno.ENOSYS)
         node = self._node(ino)
@@ -267,7 +295,16 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
     @request
     def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._node(ino)
-        handle = self._overlay.open(node, flags)
+        try:
+            handle = self._overlay.open(node, flags)
+        except OSError as e:
+            if e.errno in (errno.ESTALE, errno.ENOENT) and node.base_dir is not None and not node.changed:
+                # The base has another file there, or none, and the report of it is still on its way.  ESTALE makes
+                # the kernel look the name up once more.
+                above = node.base_dir.path
+                self.stale(self._overlay.base_changed(above + b"/" + node.base_name if above else node.base_name))
+                raise FUSEError(errno.ESTALE) from None
+            raise
         if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
             self._push(handle)
         return FileInfo(fh=self._number(handle), keep_cache=True)
@@ -284,7 +321,7 @@ class Adapter(pyfuse3.Operations):  # type: ignore[misc]  # the compiled module'
         try:
             data = self._overlay.read(handle, 0, node.size)
             if len(data) == node.size:
-                pyfuse3.notify_store(node.ino, 0, data)
+                pyfuse3.notify_store(node.ino, 0, data)  # type: ignore[arg-type]  # takes any buffer
         except (WouldBlock, OSError):
             pass  # not in the page cache of the base, or refused: the reads will come as requests
 

@@ -1,7 +1,8 @@
 """Telling the kernel what it must forget.
 
-Owns one thread and the queue in front of it.  An invalidation can wait inside the kernel for a lock that a program holds while it waits for
-our reply, so it must never be made on the event loop's thread.  Knows no overlay: it is given directory, name and inode numbers.
+Owns one thread and the queue in front of it.  An invalidation can wait inside the kernel for a lock that a program
+holds while it waits for our reply, so it must never be made on the event loop's thread.  Knows no overlay: it is
+given directory, name and inode numbers.
 """
 
 import errno

@@ -1,11 +1,11 @@
 """Mounting and unmounting: from a mountpoint to an open FUSE device, and back.
 
-Owns the system calls and the setuid program that do it.  libfuse could mount as well, but it reports failures as text on
-standard error; here each becomes an exception of its own.  What is opened here is handed to libfuse as ``/dev/fd/N``.
-Knows no overlay, no trio and no pyfuse3.
+Owns the system calls and the setuid program that do it.  libfuse could mount as well, but it reports failures as text
+on standard error; here each becomes an exception of its own.  What is opened here is handed to libfuse as
+``/dev/fd/N``.  Knows no overlay, no trio and no pyfuse3.
 
-Threading: every function may run in any thread.  `detach` runs a program instead of calling umount(2): a thread of the
-serving process that waits in the kernel for its own filesystem could keep a killed server from ever going away.
+Threading: every function may run in any thread.  `detach` runs a program instead of calling umount(2): a thread of
+the serving process that waits in the kernel for its own filesystem could keep a killed server from ever going away.
 """
 
 import array
@@ -19,8 +19,8 @@ import subprocess
 from typing import NamedTuple
 
 from goexfs.fuse.errors import (
-    FusermountMissing,
     FuseMissing,
+    FusermountMissing,
     MountError,
     MountNotPermitted,
     MountpointBusy,
@@ -36,6 +36,7 @@ TYPE = b"fuse.goexfs"
 _MS_NOSUID = 2
 _MS_NODEV = 4
 _FUSERMOUNT_SECONDS = 30
+_FUSERMOUNT_PATH = "/usr/bin:/bin:/usr/local/bin"  # where it is when PATH does not say
 _UMOUNT_SECONDS = 20
 
 
@@ -77,7 +78,13 @@ def detach(mountpoint: bytes, *, lazy: bool = False) -> None:
         command = [_find_fusermount(), "-u", *(["-z"] if lazy else []), "--", os.fsdecode(mountpoint)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_UMOUNT_SECONDS, env=_environment(), cwd="/"
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_UMOUNT_SECONDS,
+            env=_environment(),
+            cwd="/",
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise UnmountFailed(f"{os.fsdecode(mountpoint)} was not unmounted within {_UMOUNT_SECONDS} s") from None
@@ -164,7 +171,7 @@ def _mount(mountpoint: bytes, *, allow_other: bool, default_permissions: bool) -
 
 
 def _find_fusermount() -> str:
-    found = shutil.which("fusermount3") or shutil.which("fusermount3", path="/usr/bin:/bin:/usr/local/bin")
+    found = shutil.which("fusermount3") or shutil.which("fusermount3", path=_FUSERMOUNT_PATH)
     if found is None:
         raise FusermountMissing("fusermount3 is not installed; install it with: apt-get install fuse3")
     return found
@@ -221,7 +228,7 @@ def _refusal(shown: str, said: str, program: str) -> MountError:
     if "user_allow_other" in said:
         return MountNotPermitted("allow_other needs a line user_allow_other in /etc/fuse.conf; ask the administrator")
     if "Operation not permitted" in said and not os.stat(program).st_mode & stat.S_ISUID:
-        return FusermountMissing(f"{program} is not setuid root, so it cannot mount; reinstall it: apt-get install --reinstall fuse3")
+        return FusermountMissing(f"{program} is not setuid root, so it cannot mount; as root: chmod u+s {program}")
     if "mount_max" in said or "too many" in said:
         return MountNotPermitted(f"this user has too many FUSE mounts (mount_max in /etc/fuse.conf): {said}")
     if "no write access" in said or "not owned" in said or "Permission denied" in said or "not permitted" in said:

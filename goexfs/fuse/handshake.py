@@ -1,14 +1,15 @@
 """The first exchange with the kernel (FUSE_INIT), with features that libfuse and pyfuse3 do not let us ask for.
 
-libfuse 3.14 always asks for HANDLE_KILLPRIV, and pyfuse3 offers no way to ask for anything else.  What we want of the kernel:
+libfuse 3.14 always asks for HANDLE_KILLPRIV, and pyfuse3 offers no way to ask for anything else.  What we want of the
+kernel:
 
-* HANDLE_KILLPRIV_V2 instead: with it the kernel remembers that a file has no ``security.capability``; without it, it asks on
-  every single write(2).
+* HANDLE_KILLPRIV_V2 instead: with it the kernel remembers that a file has no ``security.capability``; without it, it
+asks on every single write(2).
 * CACHE_SYMLINKS: the target of a symlink is asked for once.
 
-So libfuse is first given one end of a socket pair under the number of the device.  The kernel's INIT is passed on to it, its reply is
-read, the two flags are exchanged, the reply is passed on to the kernel, and the device takes the place of the socket (dup2).
-From there on libfuse talks to the kernel alone.
+So libfuse is first given one end of a socket pair under the number of the device.  The kernel's INIT is passed on to
+it, its reply is read, the two flags are exchanged, the reply is passed on to the kernel, and the device takes the
+place of the socket (dup2).  From there on libfuse talks to the kernel alone.
 
 Owns the layout of these two messages.  Knows no overlay.  Threading: the event loop's thread.
 """
@@ -45,14 +46,13 @@ class Handshake:
         libfuse_end, self._our_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._our_end.setblocking(False)
         self.fd = libfuse_end.detach()
-        self._asked = False
+        self._question: bytes | None = None
         self.granted = 0
         """the flags both sides agreed on, 0 before that"""
 
     def step(self) -> bool:
         """To be called before each receive of libfuse: False when it is to receive at once, True when all is done."""
-        if not self._asked:
-            self._asked = True
+        if self._question is None:
             self._our_end.send(self._read_device())
             return False
         reply = amended(self._question, self._our_end.recv(_BUFFER))
@@ -72,10 +72,10 @@ class Handshake:
         poll.register(self._device, select.POLLIN)
         if not poll.poll(_TIMEOUT_MS):
             raise HandshakeError("the kernel did not begin to talk FUSE")
-        self._question = os.read(self._device, _BUFFER)
-        if len(self._question) < _IN_HEADER.size + _INIT_IN.size or _IN_HEADER.unpack_from(self._question)[1] != _OP_INIT:
+        self._question = question = os.read(self._device, _BUFFER)
+        if len(question) < _IN_HEADER.size + _INIT_IN.size or _IN_HEADER.unpack_from(question)[1] != _OP_INIT:
             raise HandshakeError("the kernel's first message is not a FUSE_INIT")
-        return self._question
+        return question
 
 
 def amended(question: bytes, reply: bytes) -> bytes:

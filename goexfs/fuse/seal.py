@@ -1,9 +1,10 @@
 """Bringing what is dirty into the store, off the request path.
 
-Owns when that happens, the one thread (with the one `Store`) in which it happens, and what happens when memory or the store is full.  How a batch is made,
-stored and taken back is `goexfs.overlay.sealing`.
+Owns when that happens, the one thread (with the one `Store`) in which it happens, and what happens when memory or the
+store is full.  How a batch is made, stored and taken back is `goexfs.overlay.sealing`.
 
-Threading: a `Sealer` belongs to the event loop's thread; only `store_batch` and the `Store` live in the sealing thread.
+Threading: a `Sealer` belongs to the event loop's thread; only `store_batch` and the `Store` live in the sealing
+thread.
 """
 
 import logging

@@ -1,10 +1,10 @@
 """One mounted overlay: its device, its session loop, its sealing, its notifications and its end.
 
-Owns the order in which these start and stop.  Knows no run, no control socket and no signal: whoever serves calls `Service.stop`,
-`Service.seal_now` and `Service.base_changed`.
+Owns the order in which these start and stop.  Knows no run, no control socket and no signal: whoever serves calls
+`Service.stop`, `Service.seal_now` and `Service.base_changed`.
 
-Threading: the event loop's thread, except where a thread is named.  The process must never touch the mountpoint itself; what has to
-(unmounting, flushing the kernel's caches) is done by programs it starts.
+Threading: the event loop's thread, except where a thread is named.  The process must never touch the mountpoint
+itself; what has to (unmounting, flushing the kernel's caches) is done by programs it starts.
 """
 
 import errno
@@ -25,7 +25,7 @@ from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
 from goexfs.fuse.handshake import Handshake
 from goexfs.fuse.seal import Sealer
-from goexfs.overlay import Overlay
+from goexfs.overlay import Invalidation, Overlay
 from snapshots.store import Store
 
 MAX_TASKS = SLOW_READS + 16
@@ -39,7 +39,10 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Serves *overlay* at *mountpoint* until it is unmounted.  One per process: pyfuse3 keeps its session in globals."""
+    """Serves *overlay* at *mountpoint* until it is unmounted.
+
+    One per process: pyfuse3 keeps its session in globals.
+    """
 
     def __init__(
         self,
@@ -54,11 +57,12 @@ class Service:
         self.overlay = overlay
         self.mountpoint = mountpoint
         self._allow_other = allow_other
-        # Root passes every check of mode bits, so nobody has to make them when nobody else gets in; with them the kernel would ask
-        # for the attributes of the parent at every create, unlink and rename.
+        # Root passes every check of mode bits, so nobody has to make them when nobody else gets in; with them the
+        # kernel would ask for the attributes of the parent at every create, unlink and rename.
         self._default_permissions = allow_other or os.geteuid() != 0
         self.sealer = Sealer(overlay, run_id, open_store)
         self.adapter = Adapter(overlay, self.sealer, checks_permissions=not self._default_permissions)
+        self.adapter.stale = self._forget
         self.notifier: Notifier | None = None
         self.waiter: wait.Waiter | None = None
         self._stop = trio.Event()
@@ -79,30 +83,39 @@ class Service:
     def base_watched(self, watched: bool) -> None:
         """Changes of the base are reported from now on by `base_changed` (or no more)."""
         self.adapter.watched(watched)
-        if watched:
-            # What was loaded before was last looked at when nobody watched.
-            self.base_changed(None)
+        self.base_changed(None)  # what was loaded before was last looked at when nobody watched, or some time ago
+        if not watched:
+            # The kernel was told to believe for long what now nobody will take back.  (Directories stay: to forget
+            # one that is somebody's working directory would leave him nowhere.)
+            nodes = [node for node in self.overlay.nodes.values() if node.base_dir is not None and not node.is_dir]
+            self._forget(Invalidation(above.ino, name) for node in nodes for above, name in node.names())
 
     def base_changed(self, paths: Iterable[bytes] | None) -> None:
         """These paths of the base (relative to it) changed from outside; None: anything may have changed."""
         if paths is None:
-            stale = self.overlay.everything_changed()
+            self._forget(self.overlay.everything_changed() + self.adapter.forget_missing())
         else:
-            stale = [one for path in paths for one in self.overlay.base_changed(path)]
+            self._forget(one for path in paths for one in self.overlay.base_changed(path))
+
+    def _forget(self, stale: Iterable[Invalidation]) -> None:
         if self.notifier is not None:
             self.notifier.invalidate(stale)
 
     # -- life
 
     async def serve(self, on_mounted: Callable[[], None] | None = None) -> None:
-        """Mount, answer requests, and return when the filesystem is unmounted, by `stop` or from outside, and all is sealed.
+        """Mount, answer requests, and return when the filesystem is unmounted, by `stop` or from outside, and all is
+        sealed.
 
-        *on_mounted* is called when the first program may come.  Raises `MountError` when it does not come to that, and `StoreError`
-        when the last changes could not be stored.
+        *on_mounted* is called when the first program may come.  Raises `MountError` when it does not come to that,
+        and `StoreError` when the last changes could not be stored.
         """
         fd = await trio.to_thread.run_sync(
             partial(
-                device.attach, self.mountpoint, allow_other=self._allow_other, default_permissions=self._default_permissions
+                device.attach,
+                self.mountpoint,
+                allow_other=self._allow_other,
+                default_permissions=self._default_permissions,
             )
         )
         handshake = Handshake(fd)
@@ -157,7 +170,8 @@ class Service:
                 taken_back, other = group.split(lambda e: isinstance(e, OSError) and e.errno == errno.EAGAIN)
                 if other is not None or taken_back is None:
                     raise
-                # A killed client took its request back between poll(2) and read(2).  pyfuse3 ends its loop for that; begin again.
+                # A killed client took its request back between poll(2) and read(2).  pyfuse3 ends its loop for that;
+                # begin again.
                 if self.waiter is not None:
                     self.waiter.reset()
 
@@ -167,8 +181,8 @@ class Service:
 
     async def _unmount_when_told(self) -> None:
         await self._stop.wait()
-        # Another mount namespace may hold a copy of the mount: every sandbox started meanwhile does.  Then unmounting it here writes
-        # nothing back, and the kernel does not hang up.  So neither is left to it.
+        # Another mount namespace may hold a copy of the mount: every sandbox started meanwhile does.  Then unmounting
+        # it here writes nothing back, and the kernel does not hang up.  So neither is left to it.
         if device.mounted_at(self.mountpoint) is not None:
             await self._flush_kernel()
         try:
@@ -187,7 +201,10 @@ class Service:
         pyfuse3.terminate()
 
     async def _end(self, *, unmount: bool) -> None:
-        """After the session loop, or without one: seal what is left and let go.  A crash leaves the mount there, dead."""
+        """After the session loop, or without one: seal what is left and let go.
+
+        A crash leaves the mount there, dead.
+        """
         try:
             await self.sealer.seal()
         finally:
@@ -213,6 +230,7 @@ class Service:
         with trio.move_on_after(FLUSH_SECONDS) as timeout:
             done = await trio.run_process(command, check=False, stdin=subprocess.DEVNULL, capture_stderr=True)
             if done.returncode:
-                log.warning("the kernel's caches could not be flushed: %s", done.stderr.decode(errors="replace").strip())
+                said = done.stderr.decode(errors="replace").strip()
+                log.warning("the kernel's caches could not be flushed: %s", said)
         if timeout.cancelled_caught:
             log.warning("the kernel's caches were not flushed within %d s", FLUSH_SECONDS)

@@ -1,14 +1,17 @@
 """Waiting for the next request without falling asleep between the requests of a burst.
 
-Owns one thing: what pyfuse3's session loop does instead of its own ``_wait_fuse_readable``.  Waking a sleeping processor is most
-of what a FUSE round trip costs, so after a request the device is polled for a little while before its waiter goes to sleep
-in epoll, as long as that pays: not on a single processor, not under a CPU limit, and not while requests are far apart.
+Owns one thing: what pyfuse3's session loop does instead of its own ``_wait_fuse_readable``.  Waking a sleeping
+processor is most of what a FUSE round trip costs, so after a request the device is polled for a little while before
+its waiter goes to sleep in epoll, as long as that pays: not on a single processor, not under a CPU limit, and not
+while requests are far apart.
 
-pyfuse3 has no setting for this.  Its compiled module looks the function up among its globals at every call, so `install` puts another one
-there; it first proves, on the running version, that this is what happens, and leaves everything alone where it is not.
+pyfuse3 has no setting for this.  Its compiled module looks the function up among its globals at every call, so
+`install` puts another one there; it first proves, on the running version, that this is what happens, and leaves
+everything alone where it is not.
 
-Threading: the event loop's thread only.  At most one task polls or sleeps on the device; all others are parked, and the next is
-made runnable before a request is handed out, so that it takes over when the handler of that request has to wait.
+Threading: the event loop's thread only.  At most one task polls or sleeps on the device; all others are parked, and
+the next is made runnable before a request is handed out, so that it takes over when the handler of that request has
+to wait.
 """
 
 import logging
@@ -23,10 +26,14 @@ import trio
 SPIN_SECONDS = 50e-6
 """how long the device is polled before sleeping"""
 NEAR_SECONDS = 100e-6
-"""a request that came within this time of falling asleep would have been caught by spinning (waking takes about half of it)"""
+"""a request that came within this time of falling asleep would have been caught by spinning (waking takes about half
+of it)
+"""
 YIELD_REQUESTS = 256
 YIELD_SECONDS = 0.004
-"""other tasks (control socket, sealing, slow reads that are done) get their turn after this many requests or this much time"""
+"""other tasks (control socket, sealing, slow reads that are done) get their turn after this many requests or this
+much time
+"""
 MEMORY = 1 / 32
 """weight of the newest outcome in the running average"""
 WORTH_IT = 0.3
@@ -134,7 +141,8 @@ class Waiter:
         await trio.lowlevel.wait_readable(self._fd)
         self._yielded_at = now = perf_counter()
         if self._spin_allowed:
-            # A sleep after a spin is a spin that missed; one without tells whether spinning would have caught the request.
+            # A sleep after a spin is a spin that missed; one without tells whether spinning would have caught the
+            # request.
             paid = not spun and now - began < NEAR_SECONDS
             self._score += ((1.0 if paid else 0.0) - self._score) * MEMORY
 
@@ -164,7 +172,7 @@ def _cpu_limited() -> bool:
         else:
             continue
         while True:
-            if _first_word(f"{root}{path}/{name}") not in ("", "max", "-1"):
+            if _first_word(f"{root}{path}/{name}") not in (b"", b"max", b"-1"):
                 return True
             if path in ("", "/"):
                 break
@@ -172,12 +180,12 @@ def _cpu_limited() -> bool:
     return False
 
 
-def _first_word(path: str) -> str:
+def _first_word(path: str) -> bytes:
     try:
-        with open(path, encoding="ascii") as file:
-            return (file.read().split() or [""])[0]
-    except (OSError, ValueError):
-        return ""
+        with open(path, "rb") as file:
+            return (file.read().split() or [b""])[0]
+    except OSError:
+        return b""
 
 
 async def can_install(module: Any) -> bool:
@@ -203,7 +211,7 @@ async def can_install(module: Any) -> bool:
         with trio.move_on_after(SELF_TEST_SECONDS):
             await loop(None, 1, 1)
     except Exception:
-        logger.warning("pyfuse3's session loop failed its self-test; goexfs is slower without the adaptive wait", exc_info=True)
+        logger.warning("pyfuse3's session loop failed its self-test: requests take longer", exc_info=True)
         return False
     finally:
         module._wait_fuse_readable = stock
