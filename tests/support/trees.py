@@ -92,28 +92,28 @@ def small_tree(root: Path) -> None:
     os.utime(root / "README", ns=(1_600_000_000_123_456_789, 1_600_000_000_123_456_789))
 
 
-def copy_of_standard_library(target: Path, *, at_least: int = 1500) -> int:
-    """Copy the interpreter's own library to ``target``, then installed packages until there are ``at_least`` files.
+def copy_of_standard_library(target: Path, *, enough: int = 1600) -> int:
+    """Copy the interpreter's own library to ``target``, then installed packages until there are ``enough`` files.
 
     Returns the number of files.  A distribution that leaves ``test`` out has too few files of its own.
     """
     count = 0
     for source in (Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("platlib"))):
-        if count >= at_least:
-            break
-        count += _copy(source, target / source.name if count else target)
+        count += _copy(source, target / source.name if count else target, enough - count)
     return count
 
 
-def _copy(source: Path, target: Path) -> int:
+def _copy(source: Path, target: Path, enough: int) -> int:
     count = 0
     for folder, names, files in os.walk(source):
         names[:] = sorted(name for name in names if name not in ("__pycache__", "site-packages", "dist-packages"))
+        if count >= enough:
+            break
         there = target / Path(folder).relative_to(source)
         there.mkdir(parents=True, exist_ok=True)
-        for name in files:
+        for name in sorted(files):
             path = Path(folder, name)
-            if path.is_symlink() or not path.is_file() or path.stat().st_size > 4 << 20:
+            if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
                 continue
             copied = there / name
             copied.write_bytes(path.read_bytes())
