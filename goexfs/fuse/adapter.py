@@ -81,6 +81,8 @@ class Adapter(pyfuse3.Operations):
         self._nodes = overlay.nodes
         self._handles: dict[int, Handle | DirHandle] = {}
         self._last_handle = 0
+        self._roots: set[int] = set()
+        """handles that root opened: what it writes through them takes no setuid away"""
         self._threads = trio.CapacityLimiter(SLOW_READS)
         self._checks_permissions = checks_permissions
         self._watched = False
@@ -241,6 +243,7 @@ class Adapter(pyfuse3.Operations):
         if (uid is not None or gid is not None) and mode is None and node.mode & _SUID_SGID and isinstance(node, File):
             # HANDLE_KILLPRIV leaves this to us: a change of owner takes the privileges away, whoever makes it.
             self._overlay.kill_privileges(node)
+        before = node.mode
         self._overlay.setattr(
             node,
             mode=mode,
@@ -251,7 +254,17 @@ class Adapter(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        if fields.update_size and mode is None and not ctx.uid:
+            self._keep_privileges(node, before)
         return self._face(node)
+
+    def _keep_privileges(self, node: Node, mode: int) -> None:
+        """A change of the content took setuid and setgid away, as it must unless it was root's.
+
+        The kernel knows better who made it, but libfuse does not pass that on: root stands for CAP_FSETID.
+        """
+        if mode & _SUID_SGID and node.mode != mode:
+            self._overlay.setattr(node, mode=mode, ctime_ns=node.ctime_ns)
 
     @request
     def readlink(self, ino: int, ctx: RequestContext) -> bytes:
@@ -295,6 +308,7 @@ class Adapter(pyfuse3.Operations):
     @request
     def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
         node = self._node(ino)
+        mode = node.mode
         try:
             handle = self._overlay.open(node, flags)
         except OSError as e:
@@ -307,7 +321,11 @@ class Adapter(pyfuse3.Operations):
             raise
         if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
             self._push(handle)
-        return FileInfo(fh=self._number(handle), keep_cache=True)
+        number = self._number(handle)
+        if not ctx.uid:
+            self._roots.add(number)
+            self._keep_privileges(node, mode)
+        return FileInfo(fh=number, keep_cache=True)
 
     def _push(self, handle: Handle) -> None:
         """Put a small content into the page cache, so that reading it needs no request.
@@ -331,7 +349,10 @@ class Adapter(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         node, handle = self._overlay.create(self._node(parent), name, mode, flags, ctx.uid, ctx.gid)
         handle.node.pushed = True  # all that will be in it passes through the page cache
-        return FileInfo(fh=self._number(handle), keep_cache=True), self._told(node)
+        number = self._number(handle)
+        if not ctx.uid:
+            self._roots.add(number)
+        return FileInfo(fh=number, keep_cache=True), self._told(node)
 
     @request
     def read(self, fh: int, offset: int, size: int) -> bytes | bytearray | memoryview:
@@ -348,11 +369,23 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def _write(self, fh: int, offset: int, data: bytes) -> int:
-        return self._overlay.write(self._file(fh), offset, data)
+        handle = self._file(fh)
+        node = handle.node
+        mode = node.mode
+        written = self._overlay.write(handle, offset, data)
+        node.pushed = True  # what was written came out of the page cache, and is there
+        if mode & _SUID_SGID:
+            if fh in self._roots:
+                self._keep_privileges(node, mode)
+            elif node.mode != mode:
+                # Attributes only, so this waits for nothing; before the reply, so that the next stat sees it.
+                pyfuse3.invalidate_inode(node.ino, attr_only=True)
+        return written
 
     @request
     def release(self, fh: int) -> None:
         handle = self._handles.pop(fh, None)
+        self._roots.discard(fh)
         if isinstance(handle, Handle):
             self._overlay.release(handle)
 

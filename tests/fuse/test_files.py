@@ -27,7 +27,7 @@ def test_the_base_is_seen_as_it_is(mount: Mounted) -> None:
     assert listing(mount.path) == listing(mount.base)
     for name in ("small", "big", "dir", "dir/sub/deep"):
         ours, theirs = (mount.path / name).lstat(), (mount.base / name).lstat()
-        for field in "mode ino uid gid size mtime_ns ctime_ns nlink blocks".split():
+        for field in ("mode", "ino", "uid", "gid", "size", "mtime_ns", "ctime_ns", "nlink", "blocks"):
             assert getattr(ours, f"st_{field}") == getattr(theirs, f"st_{field}"), (name, field)
 
 
@@ -324,6 +324,10 @@ def test_privileges_are_lost_by_writing_and_by_a_new_owner(base: Path, area: Pat
         path = privileged("d")
         os.chown(path, user.uid, user.gid)
         assert path.stat().st_mode & 0o7777 == 0o777, "a new owner"
+        path = privileged("f")
+        script = "import os; f = os.open('f', 2); os.pwrite(f, b'x', 0); print(oct(os.fstat(f).st_mode & 0o7777))"
+        done = user.run([sys.executable, "-c", script], cwd=mount.path)
+        assert done.stdout == "0o777\n", "seen at once by the one who wrote"
         path = privileged("e")
         with path.open("a") as file:
             file.write("more\n")

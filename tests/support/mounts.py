@@ -24,10 +24,11 @@ from goexfs.fuse import device
 from tests.support.users import OrdinaryUser
 
 SECONDS = 20.0
-HANDLERS = tuple(
-    "access create fsync fsyncdir getattr getxattr link listxattr lookup mkdir mknod open opendir read readdir readlink "
-    "release releasedir removexattr rename rmdir setattr setxattr statfs symlink unlink write".split()
-)
+HANDLERS = (
+    "access", "create", "fsync", "fsyncdir", "getattr", "getxattr", "link", "listxattr", "lookup", "mkdir",
+    "mknod", "open", "opendir", "read", "readdir", "readlink", "release", "releasedir", "removexattr", "rename",
+    "rmdir", "setattr", "setxattr", "statfs", "symlink", "unlink", "write",
+)  # fmt: skip
 ASYNCHRONOUS = ("release", "releasedir", "forget")
 """requests that no program waits for"""
 
@@ -176,7 +177,7 @@ def with_force(pid: int) -> None:
 
 def _become(user: OrdinaryUser | None) -> None:
     # While the interpreter's files can still be read: they may be below a directory that is root's alone.
-    for module in ("encodings.ascii", "encodings.idna", "email.parser", "goexfs.fuse.mount", "goexfs.watch", "snapshots.store"):
+    for module in ("encodings.ascii", "encodings.idna", "email.parser", "goexfs.fuse.service", "goexfs.watch"):
         importlib.import_module(module)
     if user is not None:
         os.setgroups([])
@@ -237,33 +238,31 @@ class _Server:
     async def run(self, mountpoint: Path, open_store: Callable[[], Any], allow_other: bool) -> None:
         import trio
 
-        from goexfs.fuse.mount import serve
+        from goexfs.fuse.service import Service
 
+        self.service = service = Service(
+            self.overlay, os.fsencode(mountpoint), run_id=self.run_id, open_store=open_store, allow_other=allow_other
+        )
+        if self.prepare is not None:
+            self.prepare(service)
         async with trio.open_nursery() as nursery:
 
             async def terminated() -> None:
                 with trio.open_signal_receiver(signal.SIGTERM) as signals:
                     async for _ in signals:
-                        self.service.stop()
+                        service.stop()
 
-            def mounted(service: Any) -> None:
-                self.service = service
+            def mounted() -> None:
                 self._count(service.adapter)
                 self.control.sendall(json.dumps({"run": self.run_id}).encode() + b"\n")
                 nursery.start_soon(self._answer)
+                if self.watch is not None:
+                    nursery.start_soon(
+                        self.watch.run, service.base_watched, service.base_changed, self.messages.append
+                    )
 
             nursery.start_soon(terminated)
-            await serve(
-                self.overlay,
-                os.fsencode(mountpoint),
-                run_id=self.run_id,
-                open_store=open_store,
-                watch=self.watch,
-                allow_other=allow_other,
-                on_mounted=mounted,
-                report=self.messages.append,
-                prepare=self.prepare,
-            )
+            await service.serve(mounted)
             nursery.cancel_scope.cancel()
 
     def _count(self, adapter: Any) -> None:
