@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from snapshots.entries import WHITEOUT, Changed, Content, Entry, Extent, UpperState
+from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Content, Entry, Extent, UpperState
 from snapshots.extents import layered
 from snapshots.journal import Change, Cut, Data, Load, Numbered, Patch, Process, Range, Spooled, Whole
 from snapshots.objects import Objects
@@ -119,7 +119,8 @@ class Replay:
         links = {
             parent: kept
             for parent, names in self.links.items()
-            if parent in entries and (kept := {n: i for n, i in names.items() if i == WHITEOUT or i in entries})
+            if (parent in entries or parent == ROOT_INO)
+            and (kept := {n: i for n, i in names.items() if i == WHITEOUT or i in entries})
         }
         return UpperState(entries, links, self.next_ino)
 

@@ -14,6 +14,7 @@ from goexfs.overlay.content import Inline
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import NAME_MAX, View, error
 from snapshots.entries import Changed
+from snapshots.journal import Whole
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
@@ -71,7 +72,8 @@ class Names:
             node.target, node.size = target, len(target)
         self._view.register(node)
         self._attach(directory, name, node)
-        self._changes.record(Op.CREATE, node, Changed(node.changed), now, (directory, name))
+        data = (Whole(b""),) if isinstance(node, File) else ()
+        self._changes.record(Op.CREATE, node, Changed(node.changed), now, (directory, name), data=data)
         return node
 
     def link(self, node: Node, parent: Node, name: bytes) -> Node:
