@@ -22,12 +22,13 @@ acknowledged, so the death of the process loses none.  (J3) What follows the fir
 segment does not count; it is cut off and reported, never skipped over.  (J4) A segment is never written after the
 next one was begun.
 
-Threading: one writer, in one thread; `sync` may run in another.
+Threading: one writer, in one thread.
 """
 
+import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -172,7 +173,6 @@ class JournalWriter:
             durable.mkdir(self._directory, 0o700)
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
             durable.write_all(fd, head + xxhash.xxh3_64_digest(head)[::-1])
-            durable.sync_directory(self._directory)
         self.bytes = _HEADER_SIZE
         return fd
 
@@ -197,13 +197,30 @@ class JournalWriter:
         os.close(old)
         return self.next
 
-    def descriptor(self) -> int:
-        """A duplicate to sync in another thread; the caller closes it."""
-        return os.dup(self._fd)
+    def syncer(self) -> Callable[[], None]:
+        """What makes everything appended so far survive a power cut; to be called once, in any thread."""
+        fd, directory = os.dup(self._fd), self._directory
+
+        def sync() -> None:
+            try:
+                durable.sync(fd)
+            finally:
+                os.close(fd)
+            durable.sync_directory(directory)  # the segment may be new
+
+        return sync
 
     def close(self) -> None:
         """Close the segment."""
         os.close(self._fd)
+
+
+def drop_before(directory: Path, position: int) -> None:
+    """Remove the segments all of whose records are before number *position*."""
+    known = segments(directory)
+    for (_, path), (following, _) in itertools.pairwise(known):
+        if following <= position:
+            durable.unlink(path)
 
 
 def segment_name(first: int) -> str:

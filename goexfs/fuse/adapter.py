@@ -20,6 +20,7 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
 from goexfs.overlay import Dir, DirHandle, File, Handle, Invalidation, Node, Overlay, WouldBlock
 from snapshots.entries import INLINE_LIMIT
@@ -73,11 +74,14 @@ class Adapter(pyfuse3.Operations):
     enable_acl = False
     supports_dot_lookup = False
 
-    def __init__(self, overlay: Overlay, sealer: Sealer, *, checks_permissions: bool = False) -> None:
+    def __init__(
+        self, overlay: Overlay, sealer: Sealer, recording: Recording | None = None, *, checks_permissions: bool = False
+    ) -> None:
         """*checks_permissions* when the mount lacks ``default_permissions``, so that access(2) is asked here."""
         super().__init__()
         self._overlay = overlay
         self._sealer = sealer
+        self._recording = recording
         self._nodes = overlay.nodes
         self._handles: dict[int, Handle | DirHandle] = {}
         self._last_handle = 0
@@ -134,6 +138,12 @@ class Adapter(pyfuse3.Operations):
         if node is None:
             raise FUSEError(errno.ESTALE)
         return node
+
+    def _changed_by(self, ctx: RequestContext, ino: int) -> Node:
+        """The node that a process is about to change."""
+        if self._recording is not None:
+            self._overlay.on_behalf_of(self._recording.number_of(ctx.pid))
+        return self._node(ino)
 
     def _face(self, node: Node) -> EntryAttributes:
         face = node.face
@@ -193,33 +203,33 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.mknod(self._node(parent), name, mode, rdev, ctx.uid, ctx.gid))
+        return self._told(self._overlay.mknod(self._changed_by(ctx, parent), name, mode, rdev, ctx.uid, ctx.gid))
 
     @request
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.mkdir(self._node(parent), name, mode, ctx.uid, ctx.gid))
+        return self._told(self._overlay.mkdir(self._changed_by(ctx, parent), name, mode, ctx.uid, ctx.gid))
 
     @request
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.symlink(self._node(parent), name, target, ctx.uid, ctx.gid))
+        return self._told(self._overlay.symlink(self._changed_by(ctx, parent), name, target, ctx.uid, ctx.gid))
 
     @request
     def link(self, ino: int, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.link(self._node(ino), self._node(parent), name))
+        return self._told(self._overlay.link(self._changed_by(ctx, ino), self._node(parent), name))
 
     @request
     def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._overlay.unlink(self._node(parent), name)
+        self._overlay.unlink(self._changed_by(ctx, parent), name)
 
     @request
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._overlay.rmdir(self._node(parent), name)
+        self._overlay.rmdir(self._changed_by(ctx, parent), name)
 
     @request
     def rename(
         self, old_parent: int, old_name: bytes, new_parent: int, new_name: bytes, flags: int, ctx: RequestContext
     ) -> None:
-        self._overlay.rename(self._node(old_parent), old_name, self._node(new_parent), new_name, flags)
+        self._overlay.rename(self._changed_by(ctx, old_parent), old_name, self._node(new_parent), new_name, flags)
 
     # -- attributes
 
@@ -236,7 +246,7 @@ class Adapter(pyfuse3.Operations):
     def setattr(
         self, ino: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
-        node = self._node(ino)
+        node = self._changed_by(ctx, ino)
         mode = attr.st_mode if fields.update_mode else None
         uid = attr.st_uid if fields.update_uid else None
         gid = attr.st_gid if fields.update_gid else None
@@ -289,11 +299,11 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        self._overlay.setxattr(self._node(ino), name, value)
+        self._overlay.setxattr(self._changed_by(ctx, ino), name, value)
 
     @request
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
-        self._overlay.removexattr(self._node(ino), name)
+        self._overlay.removexattr(self._changed_by(ctx, ino), name)
 
     @request
     def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -307,7 +317,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
-        node = self._node(ino)
+        node = self._changed_by(ctx, ino)
         mode = node.mode
         try:
             handle = self._overlay.open(node, flags)
@@ -347,7 +357,7 @@ class Adapter(pyfuse3.Operations):
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        node, handle = self._overlay.create(self._node(parent), name, mode, flags, ctx.uid, ctx.gid)
+        node, handle = self._overlay.create(self._changed_by(ctx, parent), name, mode, flags, ctx.uid, ctx.gid)
         handle.node.pushed = True  # all that will be in it passes through the page cache
         number = self._number(handle)
         if not ctx.uid:
@@ -394,22 +404,23 @@ class Adapter(pyfuse3.Operations):
         raise FUSEError(errno.ENOSYS)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._sync(fh)
-
-    @request
-    def _spool(self, fh: int) -> int | None:
-        return self._overlay.spool_to_sync(self._file(fh))
-
-    async def _sync(self, fh: int) -> None:
-        fd = await self._spool(fh)
-        if fd is None:
-            return
+        """What was acknowledged is in the journal, or in a working file that the journal names: sync those two."""
+        waits = await self._syncers(fh)
         try:
-            await self.in_thread(functools.partial(os.fsync, fd))
+            for sync in waits:
+                await self.in_thread(sync)
         except OSError as e:
             raise FUSEError(e.errno or errno.EIO) from None
-        finally:
-            os.close(fd)
+
+    @request
+    def _syncers(self, fh: int) -> list[Callable[[], None]]:
+        spool = self._overlay.spool_to_sync(self._file(fh))
+        waits: list[Callable[[], None]] = []
+        if spool is not None:
+            waits.append(functools.partial(_sync_and_close, spool))
+        if self._recording is not None:
+            waits.append(self._recording.syncer())
+        return waits
 
     def _file(self, fh: int) -> Handle:
         handle = self._handles.get(fh)
@@ -452,10 +463,22 @@ class Adapter(pyfuse3.Operations):
             raise FUSEError(errno.EIO) from None
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        """Names are in the store at the next seal; there is nothing to sync before."""
+        """Names are in the journal."""
+        if self._recording is not None:
+            try:
+                await self.in_thread(self._recording.syncer())
+            except OSError as e:
+                raise FUSEError(e.errno or errno.EIO) from None
 
     @request
     def releasedir(self, fh: int) -> None:
         handle = self._handles.pop(fh, None)
         if isinstance(handle, DirHandle):
             self._overlay.releasedir(handle)
+
+
+def _sync_and_close(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -3,14 +3,15 @@
 Owns the writer, the numbers of processes, and how a segment ends where a checkpoint begins.  Knows ``/proc``; knows
 nothing of what a change means.
 
-Threading: the event loop's thread, except for `Recording.sync`, which is for a worker thread.
+Threading: the event loop's thread, but for `Recording.drop_before`.
 """
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from snapshots.journal import Change, JournalWriter, Process
+from snapshots.journal import Change, JournalWriter, Process, drop_before
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
@@ -25,6 +26,7 @@ class Recording:
     """Appends to the journal in *directory*, from record number *first* on.  Errors: StoreFull, StoreUnusable."""
 
     def __init__(self, directory: Path, first: int) -> None:
+        self._directory = directory
         self._writer = JournalWriter(directory, first, time.time_ns())
         self._numbers: dict[tuple[int, int, bytes, tuple[bytes, ...]], int] = {}
         self._recent: dict[int, tuple[int, float]] = {}
@@ -54,6 +56,7 @@ class Recording:
         if pid <= 0 or depth == 0:
             return 0
         try:
+            pid = _process_of(pid)
             parent, started = _parent_and_start(pid)
         except (OSError, ValueError, IndexError):
             return 0
@@ -77,13 +80,26 @@ class Recording:
         """A checkpoint begins: the number of the first record that will not be in it."""
         return self._writer.rotate(time.time_ns())
 
-    def descriptor(self) -> int:
-        """A duplicate of the journal's descriptor, to be synced and closed in a worker thread."""
-        return self._writer.descriptor()
+    def drop_before(self, position: int) -> None:
+        """A checkpoint that is safe holds every record before number *position*.  For the sealing thread."""
+        drop_before(self._directory, position)
+
+    def syncer(self) -> Callable[[], None]:
+        """What makes everything recorded so far survive a power cut; for a worker thread."""
+        return self._writer.syncer()
 
     def close(self) -> None:
         """Nothing more will be appended."""
         self._writer.close()
+
+
+def _process_of(thread: int) -> int:
+    """The kernel names the thread that makes a request; the process is its thread group."""
+    with open(f"/proc/{thread}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"Tgid:"):
+                return int(line.split()[1])
+    return thread
 
 
 def _parent_and_start(pid: int) -> tuple[int, int]:

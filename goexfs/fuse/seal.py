@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import trio
 
+from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from snapshots.entries import Content
 from snapshots.errors import StoreError, StoreFull
@@ -42,8 +43,11 @@ log = logging.getLogger(__name__)
 class Sealer:
     """Seals one overlay; `run` does it by itself, `seal` at once."""
 
-    def __init__(self, overlay: Overlay, run_id: str, open_store: Callable[[], Store]) -> None:
-        """*open_store* is called once, in the sealing thread."""
+    def __init__(
+        self, overlay: Overlay, run_id: str, open_store: Callable[[], Store], recording: Recording | None = None
+    ) -> None:
+        """*open_store* is called once, in the sealing thread.  *recording* ends a segment where a checkpoint begins."""
+        self._recording = recording
         self._overlay = overlay
         self._run_id = run_id
         self._open_store = open_store
@@ -89,7 +93,9 @@ class Sealer:
         async with self._one_at_a_time:
             self._last_try = trio.current_time()
             held = self._overlay.dirty_bytes
-            batch = self._overlay.collect()
+            batch = None
+            if self._overlay.dirty:
+                batch = self._overlay.collect(self._recording.rotate() if self._recording is not None else 0)
             if batch is None:
                 self.failed = None
                 return
@@ -112,7 +118,11 @@ class Sealer:
     def _stored(self, batch: Batch) -> dict[int, Content]:
         if self._store is None:
             self._store = self._open_store()
-        return store_batch(batch, self._store, self._run_id)
+        stored = store_batch(batch, self._store, self._run_id)
+        if self._recording is not None:
+            self._store.sync()  # what the journal had until here must be as safe in the store before it goes
+            self._recording.drop_before(batch.journal)
+        return stored
 
     def _report(self, e: BaseException) -> None:
         if isinstance(e, StoreError):

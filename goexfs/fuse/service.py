@@ -24,6 +24,7 @@ from goexfs.fuse.adapter import SLOW_READS, Adapter
 from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
 from goexfs.fuse.handshake import Handshake
+from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
 from snapshots.store import Store
@@ -52,16 +53,19 @@ class Service:
         run_id: str,
         open_store: Callable[[], Store],
         allow_other: bool = False,
+        recording: Recording | None = None,
     ) -> None:
-        """*open_store* opens the store once more, for the thread that seals."""
+        """*open_store* opens the store once more, for the thread that seals; *recording* is the run's journal."""
         self.overlay = overlay
         self.mountpoint = mountpoint
         self._allow_other = allow_other
         # Root passes every check of mode bits, so nobody has to make them when nobody else gets in; with them the
         # kernel would ask for the attributes of the parent at every create, unlink and rename.
         self._default_permissions = allow_other or os.geteuid() != 0
-        self.sealer = Sealer(overlay, run_id, open_store)
-        self.adapter = Adapter(overlay, self.sealer, checks_permissions=not self._default_permissions)
+        if recording is not None:
+            overlay.record_in(recording.append)
+        self.sealer = Sealer(overlay, run_id, open_store, recording)
+        self.adapter = Adapter(overlay, self.sealer, recording, checks_permissions=not self._default_permissions)
         self.adapter.stale = self._forget
         self.notifier: Notifier | None = None
         self.waiter: wait.Waiter | None = None

@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool
 from goexfs.overlay.changes import link_of
-from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink
+from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool
+from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.records import entry_of
 from goexfs.overlay.view import View
-from snapshots.entries import WHITEOUT as WHITEOUT_INO
-from snapshots.entries import Checkpoint, Content, Entry, Extent, Link, Origin
+from snapshots.entries import Checkpoint, Content, Entry, Extent, Link
 from snapshots.extents import layered
 from snapshots.store import Store
 
@@ -41,6 +40,8 @@ class Batch(NamedTuple):
     next_ino: int
     nodes: dict[int, Node]
     changed_links: set[tuple[Dir, bytes]]
+    journal: int
+    """number of the first journal record that is not in it"""
     hold: frozenset[bytes]
     """objects that no entry names and open files still read: of files without a name"""
 
@@ -51,8 +52,8 @@ class Sealing:
     def __init__(self, view: View) -> None:
         self._view = view
 
-    def collect(self) -> Batch | None:
-        """Freeze all that is dirty; None when nothing is."""
+    def collect(self, journal: int = 0) -> Batch | None:
+        """Freeze all that is dirty; None when nothing is.  *journal*: number of the first record not in it."""
         changes = self._view.changes
         if not changes:
             return None
@@ -75,7 +76,9 @@ class Sealing:
                 unlinked.append((directory.ino, name))
             else:
                 links.append(link)
-        return Batch(entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, self._held())
+        return Batch(
+            entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, journal, self._held()
+        )
 
     def _held(self) -> frozenset[bytes]:
         held: set[bytes] = set()
@@ -93,6 +96,8 @@ class Sealing:
                 node.content = node.content.freeze()
             elif isinstance(node.content, Spool):
                 node.content = node.content.freeze()
+            if isinstance(node.content, FrozenSpool):
+                node.content.given_back = False
             if isinstance(node.content, FrozenInline | FrozenSpool):
                 jobs.append(Job(node.ino, node.content))
             elif isinstance(node.content, Sealed):
@@ -122,17 +127,21 @@ class Sealing:
                     node.base_file.close()
         elif isinstance(node.content, Spool) and node.content.source is frozen:
             node.content.source = sealed
-        while isinstance(frozen, FrozenSpool):  # also the sources that an earlier batch failed to store
-            frozen.close(remove=True)
-            frozen = frozen.source  # type: ignore[assignment]
+        if isinstance(frozen, FrozenSpool):
+            frozen.discard()
 
     def give_back(self, batch: Batch) -> None:
         """The batch could not be stored (no room, say): all of it stays dirty."""
         self._view.changes.give_back(batch.nodes, batch.changed_links)
-        for job in batch.jobs:
-            node = batch.nodes[job.ino]
-            if isinstance(node, File) and node.content is job.frozen and isinstance(job.frozen, FrozenSpool):
-                node.content = job.frozen.thaw()
+        for ino, frozen in batch.jobs:
+            if isinstance(frozen, FrozenSpool):
+                # It stays frozen: the store may have taken the file for an object before it failed.
+                node = batch.nodes[ino]
+                content = node.content if isinstance(node, File) else None
+                if content is frozen or (isinstance(content, Spool) and content.source is frozen):
+                    frozen.given_back = True
+                else:
+                    frozen.discard()
         for ino in batch.gone:
             batch.nodes[ino].stored = True
 
@@ -160,7 +169,9 @@ def store_batch(batch: Batch, store: Store, run_id: str) -> dict[int, Content]:
         for entry in batch.entries
     ]
     store.upper(run_id).commit(
-        Checkpoint(tuple(entries), tuple(batch.gone), tuple(batch.links), tuple(batch.unlinked), batch.next_ino),
+        Checkpoint(
+            tuple(entries), tuple(batch.gone), tuple(batch.links), tuple(batch.unlinked), batch.next_ino, batch.journal
+        ),
         hold=batch.hold,
     )
     return stored
