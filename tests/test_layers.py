@@ -5,6 +5,7 @@ Every import counts, also those inside functions and below ``TYPE_CHECKING``: an
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 450
+MOST_LINES_OF_TESTS = 600
 
 LAYERS = ("snapshots", "goexfs.overlay", "goexfs.fuse", "goexfs.session", "goexfs.cli")
 """From the lowest to the highest; a module imports from its own layer and from lower ones."""
@@ -25,6 +27,7 @@ BARRED = {
 }
 """Libraries that a layer must not know, besides the layers above it."""
 
+MODULE_NAME = re.compile(r"(snapshots|goexfs)(\.\w+)+")
 JUNK_DRAWERS = {"helpers", "helper", "utils", "util", "common", "misc"}
 
 
@@ -58,15 +61,20 @@ def imported(name: str) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 yield node.lineno, f"{source}.{alias.name}"
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
-            yield node.lineno, _constant_start(node.args[0], f"{path}:{node.lineno}")
+            for module in _computed(node.args[0], parsed(path)):
+                yield node.lineno, module
 
 
-def _constant_start(argument: ast.expr, where: str) -> str:
-    """The module that ``import_module`` is given; of ``f"goexfs.cli.{name}"`` the package is enough."""
+def _computed(argument: ast.expr, tree: ast.Module) -> list[str]:
+    """What ``import_module`` may import: of ``f"goexfs.cli.{name}"`` the package, of a variable all modules named."""
     if isinstance(argument, ast.JoinedStr):
         argument = argument.values[0]
-    assert isinstance(argument, ast.Constant), f"{where}: a computed import hides a layer"
-    return str(argument.value).rstrip(".")
+    if isinstance(argument, ast.Constant):
+        return [str(argument.value).rstrip(".")]
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    named = [text for text in constants if isinstance(text, str) and MODULE_NAME.fullmatch(text)]
+    assert named, f"nobody can tell what {ast.unparse(argument)} imports"
+    return named
 
 
 def inside(name: str, package: str) -> bool:
@@ -113,7 +121,7 @@ def test_the_library_does_not_talk(name: str) -> None:
 @pytest.mark.parametrize("path", ALL_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_file_shape(path: Path) -> None:
     lines = path.read_text().count("\n")
-    assert lines <= MOST_LINES, f"{path} has {lines} lines: split it by what it owns"
+    assert lines <= (MOST_LINES_OF_TESTS if "tests" in path.parts else MOST_LINES), f"{path} has {lines} lines: split it by what it owns"
     assert not JUNK_DRAWERS & {part.strip("_") for part in path.relative_to(ROOT).with_suffix("").parts}
     stars = [
         node.lineno
@@ -140,7 +148,8 @@ def _undocumented(scope: ast.Module | ast.ClassDef, prefix: str) -> Iterator[str
             continue
         if not ast.get_docstring(node):
             yield f"{prefix}{node.name}"
-        if isinstance(node, ast.ClassDef):
+        # What overrides a method of a library's class is documented there.
+        if isinstance(node, ast.ClassDef) and not any(isinstance(base, ast.Attribute) for base in node.bases):
             yield from _undocumented(node, f"{prefix}{node.name}.")
 
 

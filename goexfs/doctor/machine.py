@@ -40,7 +40,7 @@ def kernel() -> Check:
 def libraries() -> Iterator[Check]:
     """The Python libraries and libfuse, by version; none is imported here."""
     versions, lacking = [], []
-    for name in ("pyfuse3", "trio", "watchdog", "xxhash", "msgspec", "pygit2", "click", "rich", "platformdirs"):
+    for name in ("pyfuse3", "trio", "watchdog", "xxhash", "msgspec", "pygit2", "click", "rich"):
         if importlib.util.find_spec(name) is None:
             lacking.append(name)
         else:
