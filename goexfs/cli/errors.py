@@ -54,6 +54,7 @@ STATUS: dict[type[BaseException], int] = {
     mount_errors.UnmountFailed: 91,
     session_errors.ServerError: 92,
     session_errors.SandboxError: 93,
+    store_errors.BaseChanged: 94,
     session_errors.CommandError: 126,
     session_errors.CommandNotExecutable: 126,
     session_errors.CommandNotFound: 127,

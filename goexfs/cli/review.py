@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli import pager, stat, summary
-from goexfs.cli.output import count, note, on_terminal, print_json, use_color
+from goexfs.cli.output import count, home, note, on_terminal, print_json, use_color
 from goexfs.cli.params import RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def merge_command(ref: str, dry_run: bool, as_json: bool) -> None:
             for line in summary.summary(changes, color=use_color()):
                 click.echo(line)
             done = "would be merged" if dry_run else "merged"
-            click.echo(f"{summary.counts(changes)}; {done} into {summary.quoted(run.base)}")
+            click.echo(f"{summary.counts(changes)}; {done} into {home(run.base)}")
 
 
 def merged_fields(run: "RunHandle", changes: Sequence["Change"], dry_run: bool) -> dict[str, Any]:

@@ -6,12 +6,13 @@ run is ``verdict``'s.  Main thread only.
 
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import DIRECTORY, RUN, json_option
+from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @click.pass_context
 def run_command(
     ctx: click.Context,
+    /,
     command: tuple[str, ...],
     wish: str | None,
     rw: tuple[bytes, ...],
@@ -55,11 +57,11 @@ def run_command(
     """
     import goexfs
     from goexfs.cli import verdict
-    from goexfs.session import launch
+    from goexfs.session import birth
 
     _check_beginning(beginning["ref"], base=beginning["base"], name=beginning["name"])
-    launch.prepare()  # while the server starts, this process loads the rest
-    with goexfs.open_store() as store, _session(store, command, wish == "discard", **beginning) as session:
+    birth.prepare()  # while the server starts, this process loads the rest
+    with goexfs.open_store() as store, _session(store, command, wish, **beginning) as session:
         ended = session.exec(command, sandbox=not no_sandbox, rw=rw)
         outcome = verdict.settle(session, wish, ended, want_changes=as_json)
         if as_json:
@@ -77,7 +79,7 @@ def _check_beginning(ref: str | None, **others: object) -> None:
 def _session(
     store: "RunStore",
     command: tuple[str, ...],
-    discard: bool,
+    wish: str | None,
     *,
     base: bytes | None,
     name: str | None,
@@ -85,23 +87,24 @@ def _session(
     allow_nested: bool,
     allow_other: bool,
 ) -> "Iterator[Session]":
-    """The mounted run.  Left by an exception, one that was kept before is kept again, and so is one with changes."""
+    """The mounted run.  Left by an exception, one that was kept before is kept again, and one without changes goes."""
+    on_exit: Literal["keep", "forget"] = "forget" if wish == "discard" else "keep"
     options = _given(allow_nested=allow_nested, allow_other=allow_other)
     if ref is not None:
-        session = store.resume(ref, command=command, discard_on_exit=discard, **options)
+        session = store.resume(ref, command=command, on_exit=on_exit, **options)
     else:
-        session = store.start(base or os.getcwdb(), name=name, command=command, discard_on_exit=discard, **options)
-    try:
-        yield session
-    except BaseException:
-        if session.record.state == "active":
+        session = store.start(base or os.getcwdb(), name=name, command=command, on_exit=on_exit, **options)
+    with session:
+        try:
+            yield session
+        except GoexfsError:  # the command was not started
             session.keep()
-            if ref is None and (discard or not session.number_of_changes):
+            if ref is None and not session.number_of_changes:
                 session.discard(forget=True)
-        raise
+            raise
 
 
-def _given(**options: bool) -> dict[str, bool]:
+def _given(**options: bool) -> dict[str, Any]:
     """Only what was asked for: a run that goes on keeps the options it began with."""
     return {name: value for name, value in options.items() if value}
 
@@ -123,13 +126,13 @@ def mount_command(
     """
     import goexfs
     from goexfs.cli.store import run_fields
-    from goexfs.session import launch
+    from goexfs.session import birth
 
     _check_beginning(ref, name=name)
     *base, mountpoint = places
     if len(base) != (0 if ref else 1):
         raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
-    launch.prepare()
+    birth.prepare()
     with goexfs.open_store() as store:
         what = base[0] if ref is None else store.run(ref)
         run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))
@@ -175,14 +178,9 @@ def umount_command(what: str, force: bool) -> None:
 
 def _mounted_run(store: "RunStore", what: str) -> "RunHandle":
     """The run that is mounted at a place, or that is meant by a reference."""
-    # Never look at the place itself: a mount whose server hangs would hang this process.
-    above, name = os.path.split(os.path.abspath(os.fsencode(what)))
-    place = os.path.join(os.path.realpath(above), name)
-    for run in reversed(store.runs()):
-        if run.record.mountpoint == place:
-            return run
-    if "/" in what or what in (".", ".."):
-        from goexfs.fuse.errors import MountpointUnusable
-
-        raise MountpointUnusable(f"no run is mounted at {home(place)}; goexfs ls lists the runs")
+    try:
+        return store.mounted_at(what)
+    except RunUnknown:
+        if "/" in what or what in (".", ".."):
+            raise
     return store.run(what)

@@ -5,6 +5,7 @@ Owns how runs and reports are printed.  Main thread only.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -23,7 +24,7 @@ from goexfs.cli.output import (
 from goexfs.cli.params import RUN, json_option
 
 if TYPE_CHECKING:
-    from goexfs.session import RunHandle
+    from goexfs.session import RunHandle, RunStore
     from snapshots.findings import FsckReport
     from snapshots.gc import GcReport
 
@@ -37,10 +38,8 @@ _STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "di
 @json_option
 def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
     """List the runs: id, name, state, age, changes, bytes held, base and command; the latest is the last."""
-    import goexfs
-
-    with goexfs.open_store() as store:
-        runs = store.runs(all=everything)
+    with _store_or_nothing() as store:
+        runs = store.runs(all=everything) if store is not None else []
         if as_json:
             print_json({"runs": [run_fields(run) for run in runs]})
         elif quiet:
@@ -57,6 +56,21 @@ def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
             click.echo(
                 "no runs" if everything else "no runs that are active or kept (ls --all shows the others)", err=True
             )
+
+
+@contextmanager
+def _store_or_nothing() -> "Iterator[RunStore | None]":
+    """Where there is no store yet there are no runs, and looking makes none."""
+    import goexfs
+    from snapshots.errors import StoreMissing
+
+    try:
+        store = goexfs.open_store(create=False)
+    except StoreMissing:
+        yield None
+        return
+    with store:
+        yield store
 
 
 def _row(run: "RunHandle") -> tuple[str, ...]:
