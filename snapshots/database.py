@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from snapshots import durable
-from snapshots.errors import StoreDamaged, StoreError, StoreTooNew, StoreUnusable
+from snapshots.errors import StoreDamaged, StoreError, StoreFull, StoreTooNew, StoreUnusable
 
 FORMAT = 1
 """Version of the store's format, kept in ``user_version``."""
@@ -33,13 +33,15 @@ BUSY_LIMIT_S = 600.0
 _BUSY_TIMEOUT_MS = 10_000
 _PAGE_SIZE = 8192  # measured: 60 us for a row of 9 KiB on average, against 88 with pages of 4 KiB, 55 with 16 KiB
 _SHRINK_PAGES = 256  # per transaction, so that others get their turn in between
-_JOURNAL_LIMIT = 16 << 20
+_FRUGAL_SHRINK_PAGES = 16
+_LOG_PAGES = 256  # folded in when it has 2 MiB: a full disk must be able to take it (see ``snapshots.reserve``)
+_LOG_LIMIT = 4 << 20  # bytes of the log's file that stay for the next transactions
 
 _SCHEMA = """
 CREATE TABLE runs (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT, state TEXT NOT NULL, base BLOB NOT NULL,
     created_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, next_ino INTEGER NOT NULL, record BLOB NOT NULL,
-    journal INTEGER NOT NULL DEFAULT 1
+    journal INTEGER NOT NULL DEFAULT 1, over INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE UNIQUE INDEX runs_live_name ON runs (name) WHERE state IN ('active', 'kept');
 CREATE TABLE objects (
@@ -102,8 +104,10 @@ class Database:
         """Make or check the schema, and set what belongs to the connection.  The caller excludes other makers."""
         self._pragma("synchronous=NORMAL")
         self._pragma("cache_size=-8000")  # KiB: a batch of small objects fits
+        self._pragma(f"wal_autocheckpoint={_LOG_PAGES}")
+        self._pragma("secure_delete=OFF")  # Debian's default zeroes what is freed: a discard would write it all again
         self._pragma("cell_size_check=ON")  # this file may be damaged: find out early
-        self._pragma(f"journal_size_limit={_JOURNAL_LIMIT}")
+        self._pragma(f"journal_size_limit={_LOG_LIMIT}")
         version = self._pragma("user_version")
         application = self._pragma("application_id")
         tables = {name for (name,) in self.all("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -269,22 +273,47 @@ class Database:
         with self.transaction():
             self.run("REINDEX")
 
-    def shrink(self) -> None:
+    def shrink(self, *, frugal: bool = False) -> None:
         """Give free pages and the write-ahead log back to the disk.
 
         Done in small steps, and the log only as far as readers allow: this is housekeeping, nobody waits for it.
+        ``frugal`` is for a full disk: the log is folded in first and after every step, so that it stays small, and
+        when there is no room even so, the rest is left for another time.
         """
-        while True:
-            pages = int(self._pragma("freelist_count"))
-            if not pages:
-                break
-            with self.transaction():
-                self.all(f"PRAGMA incremental_vacuum({_SHRINK_PAGES})")
-            if int(self._pragma("freelist_count")) >= pages:
-                break
+        if frugal:
+            self.fold_log()
+        try:
+            while pages := int(self._pragma("freelist_count")):
+                self._vacuum(_FRUGAL_SHRINK_PAGES if frugal else _SHRINK_PAGES)
+                if frugal:
+                    self.fold_log()
+                if int(self._pragma("freelist_count")) >= pages:
+                    break
+        except StoreFull:
+            if not frugal:
+                raise
+        self.fold_log()
+
+    def _vacuum(self, pages: int) -> None:
+        """Give up to so many pages back, in a transaction of its own."""
+        script = f"PRAGMA incremental_vacuum({pages})"  # as a script: ``execute`` stops after the first page
+        try:
+            durable.step("vacuum", self.path)
+            self._sql.executescript(script)
+        except sqlite3.Error as exc:
+            if not self._busy(exc):
+                raise self.failure(exc) from exc
+            self._retry(lambda: self._sql.executescript(script))
+        except OSError as exc:
+            raise durable.failure(exc, f"cannot write the store {self.path.parent}") from exc
+
+    def fold_log(self) -> None:
+        """Write the log into the database and empty it, if readers allow it soon."""
         self._pragma("busy_timeout=200")
         try:
             self._pragma("wal_checkpoint(TRUNCATE)")
+        except StoreFull:
+            pass  # the log stays; what it holds is committed all the same
         finally:
             self._pragma(f"busy_timeout={_BUSY_TIMEOUT_MS}")
 

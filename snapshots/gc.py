@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from snapshots import durable
-from snapshots.errors import RunError
+from snapshots.errors import RunError, StoreFull
 from snapshots.lease import NOBODY
 from snapshots.objects import Place
 from snapshots.store import Store
@@ -49,9 +49,15 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
     directories = _directories_of_the_dead(store)
     strays = _dead_spools(store) + _dead_writers(store) + _unregistered(store)
     _mark_unheld(store)
-    collected = store.objects.collect()
     tombstones = _tombstones(store, time.time_ns() - tombstone_age_ns)
-    store.database.shrink()
+    try:
+        collected = store.free()
+    except StoreFull:
+        if not store.reserve.spend_all():
+            raise
+        collected = store.free(frugal=True)
+    finally:
+        store.reserve.restore()
     return GcReport(
         objects=collected.objects,
         object_bytes=collected.bytes,

@@ -7,6 +7,7 @@ and no record.  A ``Layout`` is immutable: threads may share it.
 
     store.db (-wal, -shm)     SQLite: runs, entries, links, small objects, what is where
     locks                     empty; its bytes are locked (see ``snapshots.locks``)
+    reserve                   room kept for emptying a full store (see ``snapshots.reserve``)
     objects/ab/cdef…          large objects, 0444, named by their hash in hex
     incoming/                 large objects while they are being written
     quarantine/               contents that fsck found damaged and set aside
@@ -30,7 +31,7 @@ OBJECT_MODE = 0o444
 
 DATABASE = "store.db"
 _OURS = frozenset(
-    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "objects", "incoming", "quarantine", "runs"}
+    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "reserve", "objects", "incoming", "quarantine", "runs"}
 )
 _FOREIGN_BUT_FINE = frozenset({"lost+found"})  # a filesystem of its own for the store
 
@@ -42,6 +43,7 @@ class Layout:
         self.root = root
         self.database = root / DATABASE
         self.locks = root / "locks"
+        self.reserve = root / "reserve"
         self.objects = root / "objects"
         self.incoming = root / "incoming"
         self.quarantine = root / "quarantine"

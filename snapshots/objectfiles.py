@@ -6,7 +6,6 @@ that no two processes do it to one name at once.  Belongs to one store, so to on
 """
 
 import os
-import stat
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -39,7 +38,7 @@ class ObjectFiles:
 
     def read(self, name: bytes, offset: int, length: int) -> bytes:
         """Up to ``length`` bytes from ``offset``; fewer only at the end of the file."""
-        fd = self._descriptor(name)
+        fd = self.descriptor(name)
         data = os.pread(fd, length, offset)
         if len(data) == length or not data:
             return data
@@ -50,11 +49,8 @@ class ObjectFiles:
             got += len(data)
         return b"".join(parts)
 
-    def size(self, name: bytes) -> int:
-        """In bytes, as the file is now."""
-        return os.fstat(self._descriptor(name)).st_size
-
-    def _descriptor(self, name: bytes) -> int:
+    def descriptor(self, name: bytes) -> int:
+        """A descriptor for reading, borrowed until the next call."""
         fd = self._open.get(name)
         if fd is not None:
             if os.fstat(fd).st_nlink:
@@ -70,7 +66,7 @@ class ObjectFiles:
     def equals(self, name: bytes, path: str) -> bool:
         """Whether an object has the same bytes as another file; False if its file is gone or damaged in size."""
         try:
-            fd = self._descriptor(name)
+            fd = self.descriptor(name)
         except OSError:
             return False
         other = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,14 +167,6 @@ class ObjectFiles:
         durable.unlink(path)
         self._forget(name)
         durable.rmdir(os.path.dirname(path))
-
-    def is_whole(self, name: bytes, size: int) -> bool:
-        """Whether the file is there, regular and of this size."""
-        try:
-            st = os.lstat(self._layout.object_path(name))
-        except OSError:
-            return False
-        return stat.S_ISREG(st.st_mode) and st.st_size == size
 
     def _forget(self, name: bytes) -> None:
         fd = self._open.pop(name, None)

@@ -36,9 +36,9 @@ from snapshots.objectfiles import ObjectFiles
 
 Data = bytes | bytearray | memoryview
 
-_BATCH_BYTES = 32 << 20  # per transaction of put_many: bounds memory, the log, and how long others wait
+_BATCH_BYTES = 4 << 20  # per transaction of put_many: bounds memory, the log, and how long others wait
 _BATCH_ROWS = 4000
-_COLLECT_ROWS = 500  # per transaction of collect
+_COLLECT_ROWS = 1000  # per transaction of collect
 _PAGE_ROWS = 2000
 _LAST_SUFFIX = b"\xff" * 8
 
@@ -234,9 +234,21 @@ class Objects:
                 return data if end - offset == size else data[offset:end]
             return self._files.read(name, offset, end - offset) if offset < end else b""
         except FileNotFoundError:
-            raise ObjectMissing(
-                f"the file of object {name.hex()} is missing; `goexfs fsck` says what needs it"
-            ) from None
+            raise self._file_missing(name) from None
+        except OSError as exc:
+            raise durable.failure(exc, f"cannot read object {name.hex()}") from exc
+
+    def descriptor(self, name: bytes) -> int | None:
+        """The open file of a large object, for copying in the kernel; None for a small one.  Errors: ObjectMissing.
+
+        Borrowed until the next call on this store's objects: do not close it, do not write to it.
+        """
+        if self._row(name)[1] == Place.ROW:
+            return None
+        try:
+            return self._files.descriptor(name)
+        except FileNotFoundError:
+            raise self._file_missing(name) from None
         except OSError as exc:
             raise durable.failure(exc, f"cannot read object {name.hex()}") from exc
 
@@ -286,6 +298,10 @@ class Objects:
             state.update(part)
         return state.digest()
 
+    @staticmethod
+    def _file_missing(name: bytes) -> ObjectMissing:
+        return ObjectMissing(f"the file of object {name.hex()} is missing; `goexfs fsck` says what needs it")
+
     # freeing
 
     def delete(self, name: bytes) -> bool:
@@ -303,34 +319,45 @@ class Objects:
         with self._db.transaction():
             self._db.run("UPDATE OR REPLACE loose SET holder = ? WHERE holder = ?", (NOBODY, self._lease.holder))
 
-    def collect(self) -> Collected:
+    def collect(self, *, rows: int = _COLLECT_ROWS) -> Collected:
         """Delete the objects that nothing uses and nobody holds, among those marked as possibly so.
 
-        Costs what there is to delete, not the size of the store; others can write in between.
+        At most ``rows`` in one transaction: others can write in between.  Costs what there is to delete, not the size
+        of the store.
         """
         self._bury_dead_holders()
         objects = freed = 0
         while True:
             with self._db.transaction():
-                rows = self._db.all(
-                    "SELECT l.object, o.name, o.place, o.size,"
-                    " EXISTS (SELECT 1 FROM uses u WHERE u.object = l.object)"
-                    " OR EXISTS (SELECT 1 FROM loose k WHERE k.object = l.object AND k.holder != ?)"
-                    " FROM loose l LEFT JOIN objects o ON o.id = l.object WHERE l.holder = ? LIMIT ?",
-                    (NOBODY, NOBODY, _COLLECT_ROWS),
-                )
-                if not rows:
+                keys = self._db.all("SELECT object FROM loose WHERE holder = ? LIMIT ?", (NOBODY, rows))
+                if not keys:
                     return Collected(objects, freed)
                 # A candidate that another holds loses only its candidacy: the other's mark becomes one in its time.
-                self._db.many("DELETE FROM loose WHERE object = ? AND holder = ?", [(row[0], NOBODY) for row in rows])
-                garbage = [row for row in rows if not row[4] and row[1] is not None]
-                self._db.many("DELETE FROM objects WHERE id = ?", [(row[0],) for row in garbage])
-                with durable.reporting("cannot delete objects of the store"):
-                    for _, name, place, _, _ in garbage:
-                        if place == Place.FILE:
-                            self._files.remove(name)
-            objects += len(garbage)
-            freed += sum(row[3] for row in garbage)
+                self._db.many("DELETE FROM loose WHERE object = ? AND holder = ?", [(key, NOBODY) for (key,) in keys])
+                done = self.free(key for (key,) in keys)
+            objects += done.objects
+            freed += done.bytes
+
+    def free(self, keys: Iterable[int]) -> Collected:
+        """Delete those of some objects, given by number, that nothing uses and nobody marks; in one transaction."""
+        objects = freed = 0
+        with self._db.transaction(), durable.reporting("cannot delete objects of the store"):
+            for key in keys:
+                row = self._db.one(
+                    "SELECT name, place, size FROM objects WHERE id = ?1"
+                    " AND NOT EXISTS (SELECT 1 FROM uses WHERE object = ?1)"
+                    " AND NOT EXISTS (SELECT 1 FROM loose WHERE object = ?1)",
+                    (key,),
+                )
+                if row is None:
+                    continue
+                name, place, size = row
+                self._db.run("DELETE FROM objects WHERE id = ?", (key,))
+                if place == Place.FILE:
+                    self._files.remove(name)
+                objects += 1
+                freed += size
+        return Collected(objects, freed)
 
     def _bury_dead_holders(self) -> None:
         for (holder,) in self._db.all("SELECT DISTINCT holder FROM loose WHERE holder != ?", (NOBODY,)):

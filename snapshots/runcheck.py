@@ -72,6 +72,9 @@ class RunCheck:
             return  # forgotten meanwhile
         except StoreDamaged as exc:
             self._found(Kind.RUN_RECORD, str(exc))
+        row = self._db.one("SELECT over FROM runs WHERE key = ?", (self._key,))
+        if row is not None and row[0]:
+            return  # given up: what is left is garbage that is being dropped
         entries, unreadable = self._load_entries()
         for entry in entries.values():
             self._check_entry(entry)
@@ -118,8 +121,10 @@ class RunCheck:
                 self._found(Kind.ENTRY_CONTENT_LOST, f"its object {name.hex()} is missing or damaged", ino=entry.ino)
 
     def _invalid(self, entry: Entry) -> Iterator[str]:
-        if stat.S_ISLNK(entry.mode) != (entry.target is not None):
-            yield "a symlink without a target, or a target without a symlink"
+        if entry.target is not None and not stat.S_ISLNK(entry.mode):
+            yield "it has a target and is not a symlink"
+        if entry.target is None and stat.S_ISLNK(entry.mode) and entry.origin is None:
+            yield "it is a symlink without a target"
         content = entry.content
         if content is None:
             return
@@ -173,6 +178,9 @@ class RunCheck:
 
     def _check_reachable(self, entries: dict[int, Entry], unreadable: set[int], links: dict[int, list[int]]) -> None:
         reached = {ROOT_INO, WHITEOUT} | unreadable
+        # A hard link of the base that the run changed by another name, which it then removed: the names that are left
+        # are in the base only.
+        reached |= {ino for ino, e in entries.items() if e.origin is not None and e.nlink and not e.is_dir}
         to_visit = [ROOT_INO, *unreadable]
         while to_visit:
             for ino in links.get(to_visit.pop(), ()):

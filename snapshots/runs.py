@@ -20,9 +20,20 @@ import msgspec
 from snapshots import durable, locks
 from snapshots.database import Database, Row
 from snapshots.entries import FIRST_NEW_INO
-from snapshots.errors import BaseError, RunAmbiguous, RunBusy, RunError, RunExists, RunState, RunUnknown, StoreDamaged
+from snapshots.errors import (
+    BaseError,
+    RunAmbiguous,
+    RunBusy,
+    RunError,
+    RunExists,
+    RunState,
+    RunUnknown,
+    StoreDamaged,
+    StoreFull,
+)
 from snapshots.layout import DIRECTORY_MODE, Layout
 from snapshots.names import readable
+from snapshots.reserve import Reserve
 
 State = Literal["active", "kept", "merged", "discarded"]
 STATES: tuple[State, ...] = ("active", "kept", "merged", "discarded")
@@ -130,9 +141,10 @@ class RunLock:
 class Runs:
     """All runs of a store.  Errors of every method: StoreDamaged, StoreFull, StoreUnusable."""
 
-    def __init__(self, database: Database, layout: Layout) -> None:
+    def __init__(self, database: Database, layout: Layout, reserve: Reserve) -> None:
         self._db = database
         self._layout = layout
+        self._reserve = reserve
         self._held: dict[str, RunLock] = {}
 
     def create(
@@ -179,6 +191,7 @@ class Runs:
         """
         if ref == "@":
             return self._latest(cwd)
+        ref = ref.encode("utf-8", "replace").decode()  # what cannot be text is no reference, and SQLite refuses it
         row = self._db.one(f"{_SELECT} WHERE id = ?", (ref,))
         if row is not None:
             return _run(row)
@@ -210,6 +223,7 @@ class Runs:
     def update(self, run_id: str, **fields: Any) -> Run:
         """Change fields of a run (all but id, base and the times); the run as it is then.
 
+        Works on a full disk too, as long as the reserve lasts: that a run ended must be recorded somewhere.
         Errors: RunUnknown; RunExists or RunError for the name.
         """
         unknown = fields.keys() - _FIELDS
@@ -219,6 +233,14 @@ class Runs:
             raise ValueError(f"no such state of a run: {fields['state']!r}")
         if fields.get("name") is not None:
             check_name(fields["name"])
+        try:
+            return self._update(run_id, fields)
+        except StoreFull:
+            if not self._reserve.spend_slice():
+                raise
+            return self._update(run_id, fields)
+
+    def _update(self, run_id: str, fields: dict[str, Any]) -> Run:
         with self._db.transaction():
             run = msgspec.structs.replace(self.get(run_id), **fields, changed_ns=time.time_ns())
             if run.name is not None and run.is_live:
@@ -232,7 +254,18 @@ class Runs:
             run = self.get(run_id)
             if run.state != "discarded":
                 raise RunState(f"run {run.label} is {run.state}; only a discarded run can be forgotten")
+            if run_id in self.given_up():
+                raise RunState(f"run {run.label} has not been freed wholly yet; `goexfs gc` does it")
             self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
+        self._db.fold_log()
+
+    def given_up(self) -> tuple[str, ...]:
+        """Ids of runs of which rows are left that nobody wants any more."""
+        rows = self._db.all(
+            "SELECT id FROM runs WHERE over AND (EXISTS (SELECT 1 FROM entries WHERE run = key)"
+            " OR EXISTS (SELECT 1 FROM links WHERE run = key) OR EXISTS (SELECT 1 FROM uses WHERE run = key))"
+        )
+        return tuple(run_id for (run_id,) in rows)
 
     def directory(self, run_id: str) -> Path:
         """``runs/<id>``; it exists until the run is discarded."""

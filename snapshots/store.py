@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Literal
 
 from snapshots.database import Database
-from snapshots.errors import RunState
+from snapshots.errors import RunState, StoreFull
 from snapshots.hashing import Hasher, xxh3_128
 from snapshots.layout import Layout
 from snapshots.lease import Lease, Making
 from snapshots.objectfiles import ObjectFiles
-from snapshots.objects import Objects
+from snapshots.objects import Collected, Objects
+from snapshots.reserve import Reserve
 from snapshots.runs import Runs
 from snapshots.upper import Upper, Usage
+
+_ROWS = 1000  # per transaction: others wait that long
+_FRUGAL_ROWS = 50
 
 
 class Store:
@@ -31,6 +35,7 @@ class Store:
     files: ObjectFiles
     objects: Objects
     runs: Runs
+    reserve: Reserve
 
     def __init__(self, layout: Layout, hasher: Hasher) -> None:
         self.path = layout.root
@@ -41,9 +46,11 @@ class Store:
         except BaseException:
             self.lease.close()
             raise
+        self.reserve = Reserve(layout)
+        self.reserve.restore()
         self.files = ObjectFiles(layout)
         self.objects = Objects(self.database, self.files, self.lease, hasher)
-        self.runs = Runs(self.database, layout)
+        self.runs = Runs(self.database, layout, self.reserve)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True, hasher: Hasher = xxh3_128) -> "Store":
@@ -78,10 +85,11 @@ class Store:
         ``state`` is what the record says afterwards: a merge ends with this too.  A second time it finishes what the
         first may have left.  Errors: RunUnknown; RunBusy if the run is locked by another, or something is mounted.
 
-        The order: what says that the run is over is committed together with the loss of its entries; from there on
-        whatever is left over (directory, objects) is garbage, which the next ``discard`` or ``gc`` removes.
+        The order: one small transaction says that the run is over and its upper given up; from there on whatever is
+        left of it (directory, rows, objects) is garbage, dropped in steps, and by the next ``discard`` or ``gc`` if
+        this one dies.  Works on a full disk too, as long as the reserve lasts.
         """
-        run = self.runs.get(run_id)
+        self.runs.get(run_id)
         lock = None
         if self.runs.held_lock(run_id) is None:
             try:
@@ -90,16 +98,42 @@ class Store:
                 pass  # it has no directory any more
         try:
             self.runs.check_unmounted(run_id)
-            with self.database.transaction():
-                self.upper(run_id).clear()
-                if run.state != state:
-                    self.runs.update(run_id, state=state, pid=None, mountpoint=None)
-            self.runs.remove_directory(run_id)
+            try:
+                self._discard(run_id, state)
+                self.free()
+            except StoreFull:
+                if not self.reserve.spend_all():
+                    raise
+                self._discard(run_id, state)
+                self.free(frugal=True)
         finally:
             if lock is not None:
                 lock.release()
-        self.objects.collect()
-        self.database.shrink()
+            self.reserve.restore()
+
+    def _discard(self, run_id: str, state: Literal["discarded", "merged"]) -> None:
+        with self.database.transaction():
+            if self.runs.get(run_id).state != state:
+                self.runs.update(run_id, state=state, pid=None, mountpoint=None)
+            self.upper(run_id).give_up()
+        self.runs.remove_directory(run_id)
+
+    def free(self, *, frugal: bool = False) -> Collected:
+        """Drop what was given up, collect the objects that nothing holds, and give the room back to the disk.
+
+        ``frugal`` is for a full disk: in small steps, each of which gives back what it freed before the next.
+        """
+        objects = freed = 0
+        rows = _FRUGAL_ROWS if frugal else _ROWS
+        for run_id in self.runs.given_up():
+            for step in self.upper(run_id).purge(rows=rows):
+                objects += step.objects
+                freed += step.bytes
+                if frugal:
+                    self.database.shrink(frugal=True)
+        collected = self.objects.collect(rows=rows)
+        self.database.shrink(frugal=frugal)
+        return Collected(objects + collected.objects, freed + collected.bytes)
 
     def bytes_held(self, run_id: str) -> int:
         """Bytes in the objects that the run's entries use, shared ones too.  Errors: RunUnknown."""

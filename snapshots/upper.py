@@ -4,7 +4,7 @@ Owns the tables ``entries``, ``links`` and ``uses``.  Knows how records are enco
 mean to the overlay.  Belongs to one store, so to one thread.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ from snapshots.database import Database
 from snapshots.entries import Changed, Checkpoint, Entry, UpperState
 from snapshots.errors import ObjectMissing, RunState, RunUnknown, StoreDamaged
 from snapshots.lease import NOBODY, Lease
-from snapshots.objects import Objects, Place
+from snapshots.objects import Collected, Objects, Place
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -35,6 +35,16 @@ class Usage(NamedTuple):
     """sum of the sizes of the objects that its entries use, shared ones too"""
 
 
+class _Run(NamedTuple):
+    """What the record of a run says about its upper."""
+
+    key: int
+    next_ino: int
+    state: str
+    journal: int
+    over: int
+
+
 class Upper:
     """The upper of the run ``run_id``.  Errors of every method: StoreDamaged, StoreFull, StoreUnusable, RunUnknown."""
 
@@ -47,7 +57,10 @@ class Upper:
     def load(self) -> UpperState:
         """All entries and links, as of one instant."""
         with self._db.snapshot():
-            key, next_ino, _, journal = self._run()
+            run = self._run()
+            if run.over:
+                return UpperState({}, {}, run.next_ino, run.journal)
+            key = run.key
             entry_rows = self._db.all("SELECT ino, data FROM entries WHERE run = ?", (key,))
             link_rows = self._db.all("SELECT parent, name, ino FROM links WHERE run = ?", (key,))
         entries: dict[int, Entry] = {}
@@ -62,7 +75,7 @@ class Upper:
         links: dict[int, dict[bytes, int]] = {}
         for parent, name, ino in link_rows:
             links.setdefault(from_stored(parent), {})[name] = from_stored(ino)
-        return UpperState(entries, links, next_ino, journal)
+        return UpperState(entries, links, run.next_ino, run.journal)
 
     def commit(self, checkpoint: Checkpoint, *, hold: Collection[bytes] | None = None) -> None:
         """Apply a checkpoint, all or nothing.
@@ -85,9 +98,10 @@ class Upper:
         links = [(to_stored(link.parent), link.name, to_stored(link.ino)) for link in checkpoint.links]
         unlinked = [(to_stored(parent), name) for parent, name in checkpoint.unlinked]
         with self._db.transaction():
-            key, next_ino, state, _ = self._run()
-            if state in ("merged", "discarded"):
-                raise RunState(f"run {self.run_id} has been {state}: nothing more can be changed in it")
+            run = self._run()
+            key = run.key
+            if run.over or run.state in ("merged", "discarded"):
+                raise RunState(f"run {self.run_id} has been {run.state}: nothing more can be changed in it")
             touched = [(key, ino) for ino, _, _ in rows] + [(key, ino) for ino in gone]
             dropped = self._drop_uses(touched)
             self._db.many("DELETE FROM entries WHERE run = ? AND ino = ?", ((key, ino) for ino in gone))
@@ -105,45 +119,73 @@ class Upper:
                 "INSERT OR REPLACE INTO links (run, parent, name, ino) VALUES (?, ?, ?, ?)",
                 ((key, *link) for link in links),
             )
-            if checkpoint.next_ino > next_ino:
+            if checkpoint.next_ino > run.next_ino:
                 self._db.run("UPDATE runs SET next_ino = ? WHERE key = ?", (checkpoint.next_ino, key))
             if checkpoint.journal:
                 self._db.run("UPDATE runs SET journal = ? WHERE key = ?", (checkpoint.journal, key))
             self._settle_marks(key, dropped, hold)
 
-    def clear(self) -> None:
-        """Drop all entries and links; their objects become garbage that the next collection frees.
+    def give_up(self) -> None:
+        """Declare everything in the upper garbage, to be dropped by ``purge``: it reads as empty from here on.
 
-        Whatever open stores still held for this run is given up: whoever calls has its lock.
+        Whatever open stores still held for this run is given up too: whoever calls has its lock.
         """
         with self._db.transaction():
-            key, *_ = self._run()
-            self._db.run(
-                "INSERT OR IGNORE INTO loose (object, holder, run)"
-                " SELECT DISTINCT object, ?, ? FROM uses WHERE run = ?",
-                (NOBODY, key, key),
-            )
+            key = self._run().key
+            self._db.run("UPDATE runs SET over = 1 WHERE key = ?", (key,))
             self._db.run("UPDATE OR REPLACE loose SET holder = ? WHERE run = ?", (NOBODY, key))
-            for table in ("uses", "links", "entries"):
-                self._db.run(f"DELETE FROM {table} WHERE run = ?", (key,))
+
+    def purge(self, *, rows: int) -> Iterator[Collected]:
+        """Drop what is left of an upper that was given up, and the objects that only it used.
+
+        Yields what was freed between transactions of about ``rows`` rows each: others get their turn, and little log is
+        written at once.  A purge that was interrupted goes on where it stopped.
+        """
+        while True:
+            with self._db.transaction():
+                run = self._run()
+                if not run.over:
+                    raise RunState(f"run {self.run_id} has not been given up")
+                freed = self._purge_some(run.key, rows)
+            if freed is None:
+                return
+            yield freed
+
+    def _purge_some(self, key: int, rows: int) -> Collected | None:
+        uses = self._db.all("SELECT ino, object FROM uses WHERE run = ? LIMIT ?", (key, rows))
+        if uses:
+            self._db.many("DELETE FROM uses WHERE run = ? AND ino = ? AND object = ?", ((key, *use) for use in uses))
+            return self._objects.free({object_id for _, object_id in uses})
+        dropped = self._db.run(
+            "DELETE FROM entries WHERE run = ?1 AND ino IN (SELECT ino FROM entries WHERE run = ?1 LIMIT ?2)",
+            (key, rows),
+        )
+        dropped += self._db.run(
+            "DELETE FROM links WHERE run = ?1"
+            " AND (parent, name) IN (SELECT parent, name FROM links WHERE run = ?1 LIMIT ?2)",
+            (key, rows),
+        )
+        return Collected(0, 0) if dropped else None
 
     def usage(self) -> Usage:
         """What the run holds; cheap enough for a listing."""
-        key, *_ = self._run()
+        run = self._run()
+        if run.over:
+            return Usage(0, 0, 0, 0)
         row = self._db.one(
             "SELECT (SELECT count(*) FROM entries WHERE run = :run AND changed & :own),"
             " (SELECT count(*) FROM links WHERE run = :run AND ino = 0), count(*), coalesce(sum(size), 0)"
             " FROM objects WHERE id IN (SELECT object FROM uses WHERE run = :run)",
-            {"run": key, "own": _OWN},
+            {"run": run.key, "own": _OWN},
         )
         assert row is not None
         return Usage(*row)
 
-    def _run(self) -> tuple[int, int, str, int]:
-        row = self._db.one("SELECT key, next_ino, state, journal FROM runs WHERE id = ?", (self.run_id,))
+    def _run(self) -> _Run:
+        row = self._db.one("SELECT key, next_ino, state, journal, over FROM runs WHERE id = ?", (self.run_id,))
         if row is None:
             raise RunUnknown(f"no run {self.run_id}; `goexfs ls --all` lists them")
-        return row
+        return _Run(*row)
 
     def _drop_uses(self, touched: list[tuple[int, int]]) -> set[int]:
         """Forget what these entries use; the objects they used."""

@@ -252,7 +252,7 @@ def test_a_disk_too_small_for_a_store(mounted):
 def test_a_full_disk_loses_nothing_that_was_saved(mounted, base, size):
     """Contents are saved until the disk is full; then the store is whole, can be read, discarded from and used again."""
     source = random.Random(size)
-    with Store.open(mounted("size=8m") / "store") as store:
+    with Store.open(mounted("size=16m") / "store") as store:
         first, second = store.runs.create(base=base), store.runs.create(base=base)
         saved: dict[str, dict[bytes, bytes]] = {first.id: {}, second.id: {}}
         for number in range(100_000):
@@ -278,7 +278,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(mounted, base, size):
 
 @root
 def test_a_full_disk_keeps_the_spool_file(mounted):
-    with Store.open(mounted("size=2m") / "store") as store:
+    with Store.open(mounted("size=8m") / "store") as store:
         spool = store.path / "runs" / "spool"
         spool.write_bytes(b"s" * 1_000_000)
         filler = store.path / "runs" / "filler"
