@@ -19,9 +19,8 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
-    from snapshots.merge import MergeResult
-
     from snapshots.diff import Change
+    from snapshots.merge import MergeResult
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
 """As recorded, but ``crashed`` for a run that is recorded as active and that nobody serves."""
@@ -152,7 +151,11 @@ class RunHandle:
         return True
 
     def recover(self) -> None:
-        """Clean up after a server that died: its dead mount goes, the run is kept as far as it was sealed."""
+        """Clean up after a server that died: its dead mount goes, and the run is kept with all that was
+        acknowledged.
+        """
+        from snapshots.recovery import recover
+
         with self._store.runs.lock(self.id):
             record = self.record
             if record.state != "active":
@@ -160,6 +163,7 @@ class RunHandle:
             for place in {record.mountpoint, os.fsencode(self._store.runs.directory(self.id) / "mnt")}:
                 if place is not None and mounts.is_mounted(place) and _is_dead(place):
                     mounts.unmount_now(place)
+            recover(self._store, self.id)
             self._store.runs.update(self.id, state="kept", mountpoint=None, pid=None)
 
     def _settled(self, verb: str) -> Run:

@@ -108,7 +108,7 @@ class Session(RunHandle):
         box = self._sandbox(rw, network) if sandbox else None
         place = self._working_directory(cwd, box)
         variables = dict(os.environb) if env is None else {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
-        variables = environment(variables, run_id=self.id, base=self.base, sandbox=box, mountpoint=self._mountpoint)
+        variables = environment(variables, run_id=self.id, base=self.base, sandbox=box)
         view = HOST if box is None else box.view()
         find_command(words[0] if words else b"", view=view, cwd=place, env=variables)
         with _captured(capture) as files:

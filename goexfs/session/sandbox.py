@@ -11,7 +11,7 @@ with ``rw``.  Where the base holds one of these places, the overlay is what the 
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,9 +111,7 @@ def writable_paths(
     return tuple(sorted(found))  # a directory before what is below it
 
 
-def environment(
-    env: dict[bytes, bytes], *, run_id: str, base: bytes, sandbox: Sandbox | None, mountpoint: bytes
-) -> dict[bytes, bytes]:
+def environment(env: Mapping[bytes, bytes], *, run_id: str, base: bytes, sandbox: Sandbox | None) -> dict[bytes, bytes]:
     """The command's environment: the caller's, ``GOEXFS_RUN``, ``GOEXFS_BASE``, and a ``TMPDIR`` that can be used."""
     child = {**env, b"GOEXFS_RUN": run_id.encode(), b"GOEXFS_BASE": base}
     child.pop(b"GOEXFS_HOME", None)  # the store is not there

@@ -1,7 +1,7 @@
 """The process that serves one run's mount.
 
 Owns the composition: store, base, overlay, FUSE service, control socket, watch, and the order of their ends.  Born by
-``launch``.  One thread runs the event loop; disks, sealing and programs have threads of their own.
+``birth``.  One thread runs the event loop; disks, sealing and programs have threads of their own.
 
 The end is always the same, whoever asks for it (control socket, SIGTERM, somebody's ``umount``, the death of an
 attached session process): the mount goes away, everything is sealed, the record says ``kept``, the lock is released by
@@ -13,6 +13,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -21,14 +22,17 @@ from pathlib import Path
 import msgspec
 import trio
 
+from goexfs.fuse.recording import Recording
 from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
+from goexfs.overlay.slowbase import SlowBaseTree, is_slow
 from goexfs.session import control
 from goexfs.session.control import fault_of
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
 from snapshots.base import BaseTree
-from snapshots.errors import GoexfsError
+from snapshots.errors import GoexfsError, StoreError
+from snapshots.recovery import Recovery, recover
 from snapshots.store import Store
 
 WATCH_DELAY_SECONDS = 0.15
@@ -51,16 +55,24 @@ def main(channel: socket.socket) -> int:
     except Exception as error:
         channel.sendall(msgspec.msgpack.encode(Report(os.getpid(), fault_of(error))))
         return 1
-    server = _Server(assignment, channel, store)
+    _raise_limits()
+    server = _Server(assignment, channel, store, descriptors)
     try:
         trio.run(server.run)
     except BaseException:
         log.critical("the server ends", exc_info=True)
         return 1
     if server.orphaned and assignment.discard:
-        _discard(store, assignment.run_id, descriptors)
+        server.release_lock()
+        _discard(store, assignment.run_id)
     store.close()
     return 0 if server.fault is None else 1
+
+
+def _raise_limits() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # every file that the agent has open may be a descriptor here
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _log_to(path: Path) -> None:
@@ -81,10 +93,8 @@ def _log_to(path: Path) -> None:
         Path("/proc/self/comm").write_bytes(b"goexfs-server")
 
 
-def _discard(store: Store, run_id: str, descriptors: list[int]) -> None:
+def _discard(store: Store, run_id: str) -> None:
     """The session process died before its verdict, and this run was to leave nothing."""
-    for fd in descriptors:
-        os.close(fd)  # the lock, so that discarding can take it
     try:
         store.discard(run_id)
         store.runs.forget(run_id)
@@ -92,13 +102,33 @@ def _discard(store: Store, run_id: str, descriptors: list[int]) -> None:
         log.error("the run could not be discarded: %s", error)
 
 
+def _base(path: bytes) -> BaseTree:
+    """The base, reached in the way that its filesystem asks for.  Raises ``BaseError``."""
+    return SlowBaseTree(path) if os.path.isdir(path) and is_slow(path) else BaseTree(path)
+
+
+def _tell_of(recovery: Recovery | None) -> None:
+    """Say in the log what a recovery found."""
+    if recovery is None:
+        return
+    log.info("%d records of the journal were recovered", recovery.records)
+    if recovery.damage is not None:
+        log.warning(
+            "the journal was damaged at its end: %d bytes of %s are lost", recovery.damage.lost, recovery.damage.path
+        )
+    for ino, reason in recovery.lost:
+        log.error("the content of inode %d could not be recovered: %s", ino, reason)
+
+
 class _Server:
     """One assignment being served."""
 
-    def __init__(self, assignment: Assignment, channel: socket.socket, store: Store) -> None:
+    def __init__(self, assignment: Assignment, channel: socket.socket, store: Store, lock: list[int]) -> None:
         self._assignment = assignment
         self._channel = channel
         self._store = store
+        self._lock = lock
+        """the descriptor that carries the run's lock"""
         self._reported = False
         self.fault: BaseException | None = None
         self.orphaned = False
@@ -111,8 +141,14 @@ class _Server:
         except BaseException as error:
             self.fault = error = _single(error)
             if not self._reported:
+                self.release_lock()  # whoever hears of it cleans up at once
                 self._report(error)
             log.error("%s: %s", type(error).__name__, error, exc_info=not isinstance(error, GoexfsError))
+
+    def release_lock(self) -> None:
+        """Let others have the run before this process has ended."""
+        while self._lock:
+            os.close(self._lock.pop())
 
     def _report(self, fault: BaseException | None) -> None:
         self._reported = True
@@ -126,13 +162,17 @@ class _Server:
         assignment = self._assignment
         run_id, store = assignment.run_id, self._store
         directory = store.runs.directory(run_id)
-        with BaseTree(assignment.base) as base, control.bind(directory) as listener:
+        with _base(assignment.base) as base, control.bind(directory) as listener:
+            _tell_of(recover(store, run_id))
             state = store.upper(run_id).load()
             hidden = frozenset(assignment.hidden)
             overlay = Overlay(base, state, store.objects, directory / "spool", hidden=hidden)
+            if isinstance(base, SlowBaseTree):
+                base.waiting = False
+            recording = Recording(directory / "journal", state.journal)
             service = Service(
                 overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
-                open_store=lambda: Store.open(store.path, create=False),
+                open_store=lambda: Store.open(store.path, create=False), recording=recording,
             )  # fmt: skip
             listening = Listening(listener, service, run_id)
             async with trio.open_nursery() as nursery:
@@ -163,7 +203,8 @@ class _Server:
         """All is sealed: say so in the record.  Not after a failure: that is a crash, which ``ls`` shows."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(directory / os.fsdecode(control.NAME))
-        if self.fault is None or isinstance(self.fault, GoexfsError):
+        # After a store error there are changes that only the journal has: that too is a crash, to be recovered from.
+        if self.fault is None or (isinstance(self.fault, GoexfsError) and not isinstance(self.fault, StoreError)):
             self._store.runs.update(self._assignment.run_id, state="kept", mountpoint=None, pid=None)
 
     async def _obey_signals(self, listening: Listening) -> None:

@@ -103,8 +103,8 @@ class RunStore:
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
 
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
-        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``on_exit`` says what becomes
-        of it without a verdict.
+        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``on_exit`` says what
+        becomes of it without a verdict.
 
         Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
         """
@@ -157,10 +157,10 @@ class RunStore:
         self, base: Place, name: str | None, command: tuple[str, ...], options: dict[str, Any],
         mountpoint: Place | None, on_exit: OnExit | None,
     ) -> RunHandle:  # fmt: skip
-        server = launch.take()
+        path = checks.usable_base(base)
+        place, hidden = self._places(path, mountpoint, options)
+        server = launch.Server.take()
         try:
-            path = checks.usable_base(base)
-            place, hidden = self._places(path, mountpoint, options)
             record = self.store.runs.create(base=path, name=name, command=command, options=_known(options))
             try:
                 with self.store.runs.lock(record.id) as lock:
@@ -188,7 +188,7 @@ class RunStore:
         with self.store.runs.lock(record.id) as lock:
             fields = {} if command is None else {"command": command}
             record = self.store.runs.update(record.id, state="active", options=_known(options), **fields)
-            server = launch.take()
+            server = launch.Server.take()
             try:
                 return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
