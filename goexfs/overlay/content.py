@@ -264,7 +264,7 @@ class Sealed:
 class FrozenSpool:
     """A spool that is written no more: what it covers is being stored."""
 
-    __slots__ = ("_path", "_pool", "ranges", "size", "source", "source_limit")
+    __slots__ = ("_path", "_pool", "given_back", "ranges", "size", "source", "source_limit")
 
     def __init__(
         self, path: Path, pool: DescriptorPool, ranges: RangeSet, size: int, source: "Source | None", limit: int
@@ -276,6 +276,8 @@ class FrozenSpool:
         self.source = source
         """where bytes outside ``ranges`` come from, below ``source_limit``; None when they are zeros"""
         self.source_limit = limit
+        self.given_back = False
+        """whether the batch that was to store it failed, so that no batch will remove the working file"""
 
     @property
     def path(self) -> Path:
@@ -284,7 +286,7 @@ class FrozenSpool:
 
     def open_fd(self) -> int:
         """For the pool."""
-        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # it may have become an object, which nobody may write
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
         """See `Content`."""
@@ -309,16 +311,17 @@ class FrozenSpool:
             stored += self.source.blocks()
         return min(stored, rounded_blocks(self.size))
 
-    def close(self, *, remove: bool) -> None:
-        """Give the descriptor back; with *remove* the working file goes as well."""
+    def close(self) -> None:
+        """Give the descriptor back."""
         self._pool.drop(self)
-        if remove:
-            self._path.unlink(missing_ok=True)
 
-    def thaw(self) -> "Spool":
-        """The same content, to be written again: it could not be stored."""
-        self._pool.drop(self)
-        return Spool(self._path, self._pool, self.ranges, self.size, self.source, self.source_limit)
+    def discard(self) -> None:
+        """Nothing needs it any more: the working file goes, and those below that no batch will remove."""
+        spool: Source | None = self
+        while isinstance(spool, FrozenSpool):
+            spool.close()
+            spool._path.unlink(missing_ok=True)
+            spool = spool.source if isinstance(spool.source, FrozenSpool) and spool.source.given_back else None
 
 
 class Spool(FrozenSpool):
@@ -333,6 +336,10 @@ class Spool(FrozenSpool):
         spool = cls(path, pool, RangeSet(), size, source, limit)
         pool.put(spool, pool_fd)
         return spool
+
+    def open_fd(self) -> int:
+        """For the pool."""
+        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write at any offset."""

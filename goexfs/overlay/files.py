@@ -68,7 +68,7 @@ class Files:
         """
         if not isinstance(node, File):
             raise error(errno.EISDIR if isinstance(node, Dir) else errno.ENXIO)
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+        if flags & os.O_TRUNC:  # Linux truncates also what is opened for reading only
             self.truncate(node, 0)
         elif node.content is None:
             self._view.base_file(node).open()
@@ -159,6 +159,7 @@ class Files:
 
         no setuid, and no setgid unless it means locking.
         """
+        self._changes.before(node)
         node.mode &= ~stat.S_ISUID
         if node.mode & stat.S_IXGRP:
             node.mode &= ~stat.S_ISGID
@@ -211,7 +212,11 @@ class Files:
 
     def _become(self, node: File, content: Inline | Spool, *data: Data) -> None:
         """Give *node* its new content; a base file that nothing reads any more is closed with the last handle."""
+        old = node.content
         node.content = content
+        below = content.source if isinstance(content, Spool) else None
+        if isinstance(old, FrozenSpool) and old.given_back and old is not below:
+            old.discard()
         node.changed |= Changed.DATA
         node.face = None
         self._became = data

@@ -144,5 +144,5 @@ class Overlay:
         """Close every descriptor.  What is still dirty and not collected is lost."""
         for node in self.nodes.values():
             if isinstance(node, File) and isinstance(node.content, FrozenSpool):
-                node.content.close(remove=False)
+                node.content.close()
         self.view.pool.close()

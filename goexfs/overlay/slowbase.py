@@ -2,9 +2,9 @@
 loop.
 
 Owns the hand-over of answers: a question that has no answer yet raises `WouldBlock`; its ``prepare`` asks in the
-worker thread, through a `BaseTree` of that thread, and leaves the answer (or the error) for the operation, which is
-then called again.  A thread that is stuck holds up nobody but its own caller.  For a local disk the plain `BaseTree`
-is right: a thread costs more than the answer.
+worker thread, through a `BaseTree` that no other thread uses meanwhile, and leaves the answer (or the error) for the
+operation, which is then called again.  A thread that is stuck holds up nobody but its own caller.  For a local disk the
+plain `BaseTree` is right: a thread costs more than the answer.
 
 Threading: as `BaseTree`, except that ``prepare`` runs in any thread.
 """
@@ -26,6 +26,8 @@ ANSWER_S = 1.0
 
 longer when the base is so slow that an operation could not collect all it needs.
 """
+
+_OPEN_PER_TREE = 8
 
 _UNCLAIMED_LIMIT = 4096
 """Answers kept at most; operations that were interrupted never come back for theirs."""
@@ -64,18 +66,23 @@ class SlowBaseTree(BaseTree):
         """while the overlay is being built, before there is an event loop"""
         self._answers: OrderedDict[_Key, _Answer] = OrderedDict()
         self._lock = threading.Lock()
-        self._threads = threading.local()
+        self._idle: list[BaseTree] = []
+        """trees that no thread is asking; as many as threads ever asked at once"""
+        self._closed = False
 
     def _ask(self, question: _Question, ask: Callable[[BaseTree, BaseDir], Any], d: BaseDir) -> Any:
         path = d.path
         if self.waiting:
-            return ask(self._mine(), self._mine().dir(path))
+            return self._asked(path, ask)
         key = (path, question)
         with self._lock:
             # A descriptor has one owner; any other answer stays, because an operation that needs two would
             # otherwise lose the first while it waits for the second.
             answer = self._answers.pop(key, None) if question[0] == "open" else self._answers.get(key)
-        if answer is None or answer.until < time.monotonic():
+        if answer is not None and answer.until < time.monotonic():
+            _drop(key, answer)
+            answer = None
+        if answer is None:
 
             def prepare() -> None:
                 self._prepare(key, ask)
@@ -89,23 +96,50 @@ class SlowBaseTree(BaseTree):
         started = time.monotonic()
         value, failure = None, None
         try:
-            tree = self._mine()
-            value = ask(tree, tree.dir(key[0]))
+            value = self._asked(key[0], ask)
         except OSError as e:
             failure = e
         now = time.monotonic()
+        answer = _Answer(value, failure, now + max(ANSWER_S, 4 * (now - started)))
+        dropped: list[tuple[_Key, _Answer]] = []
         with self._lock:
-            self._answers[key] = _Answer(value, failure, now + max(ANSWER_S, 4 * (now - started)))
-            self._answers.move_to_end(key)
-            dropped = self._answers.popitem(last=False) if len(self._answers) > _UNCLAIMED_LIMIT else None
-        if dropped is not None and dropped[0][1][0] == "open" and dropped[1].value is not None:
-            os.close(dropped[1].value)
+            if self._closed:
+                dropped.append((key, answer))
+            else:
+                if key in self._answers:  # of another operation with the same question, which will ask again
+                    dropped.append((key, self._answers.pop(key)))
+                self._answers[key] = answer
+                if len(self._answers) > _UNCLAIMED_LIMIT:
+                    dropped.append(self._answers.popitem(last=False))
+        for pair in dropped:
+            _drop(*pair)
 
-    def _mine(self) -> BaseTree:
-        tree: BaseTree | None = getattr(self._threads, "tree", None)
+    def _asked(self, path: bytes, ask: Callable[[BaseTree, BaseDir], Any]) -> Any:
+        with self._lock:
+            tree = self._idle.pop() if self._idle else None
         if tree is None:
-            tree = self._threads.tree = BaseTree(self.path)
-        return tree
+            tree = BaseTree(self.path, max_open=_OPEN_PER_TREE)
+        try:
+            return ask(tree, tree.dir(path))
+        finally:
+            with self._lock:
+                if not self._closed:
+                    self._idle.append(tree)
+                    tree = None
+            if tree is not None:
+                tree.close()
+
+    def close(self) -> None:
+        """See `BaseTree.close`; a thread that is still asking closes what it uses."""
+        with self._lock:
+            self._closed = True
+            trees, self._idle = self._idle, []
+            answers, self._answers = self._answers, OrderedDict()
+        for tree in trees:
+            tree.close()
+        for pair in answers.items():
+            _drop(*pair)
+        super().close()
 
     # -- what a `BaseTree` answers
 
@@ -148,3 +182,9 @@ class SlowBaseTree(BaseTree):
         """See `BaseTree.list`."""
         names: list[bytes] = self._ask(("list",), lambda tree, own: tree.list(own), d)
         return names
+
+
+def _drop(key: _Key, answer: _Answer) -> None:
+    """Nobody takes this answer: a descriptor is closed."""
+    if key[1][0] == "open" and answer.value is not None:
+        os.close(answer.value)

@@ -13,7 +13,7 @@ import stat
 from pathlib import Path
 
 from goexfs.overlay.changes import Changes
-from goexfs.overlay.content import BaseFile, Inline, ObjectReader, Spool
+from goexfs.overlay.content import BaseFile, FrozenSpool, Inline, ObjectReader, Spool
 from goexfs.overlay.descriptors import DescriptorPool
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
 from snapshots.base import BaseDir, BaseTree
@@ -137,10 +137,11 @@ class View:
             self.orphans.discard(node)
             if node.base_file is not None:
                 node.base_file.close()
-            if isinstance(node.content, Spool):  # a frozen one belongs to the batch that is being stored
-                node.content.close(remove=True)
-            elif isinstance(node.content, Inline):
-                self.changes.inline_bytes -= node.content.size
+            content = node.content
+            if isinstance(content, Spool) or (isinstance(content, FrozenSpool) and content.given_back):
+                content.discard()  # another frozen one belongs to the batch that is being stored
+            elif isinstance(content, Inline):
+                self.changes.inline_bytes -= content.size
             node.content = None
 
     # -- names

@@ -1,0 +1,122 @@
+"""Operations on a filesystem as values, and how they are drawn.
+
+An operation is a tuple: the name of a method of `tests.support.model.Pair`, then its arguments.  Every argument comes
+from a short list, so that names, handles and offsets meet often.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+Operation = tuple[Any, ...]
+
+NAMES = (b"a", b"b", b"c", b"p", b"q")
+PATHS = (
+    *NAMES,
+    *(b"p/" + name for name in NAMES),
+    *(b"q/" + name for name in (b"a", b"b", b"p")),
+    b"p/p/a",
+    b"p/p/b",
+    b"q/p/a",
+    b"q/p/b",
+    b"p/q/a",
+    b"p/p/p/a",
+    b"",
+)
+"""Directories of the base are p, q, p/p, q/p and p/p/p; files and links are called a, b and c."""
+DIRECTORIES = (b"", b"p", b"q", b"p/p", b"q/p", b"p/q", b"p/p/p", b"c", b"q/q")
+TARGETS = (b"a", b"b", b"p", b"p/a", b"nowhere", b"q/p", b"p/p")
+SLOTS = (0, 1, 2)
+DIR_SLOTS = (0, 1)
+MODES = (0o644, 0o600, 0o755, 0o444, 0o1777)
+OFFSETS = (0, 1, 7, 16, 31, 32, 33, 50, 63, 64, 65, 90, 100, 128, 200, 400)
+SIZES = (0, 1, 5, 16, 31, 32, 33, 63, 64, 65, 100, 150, 300)
+SEEDS = (1, 2, 3, 4, 5)
+FLAGS = (
+    os.O_RDONLY,
+    os.O_RDWR,
+    os.O_RDWR,
+    os.O_WRONLY,
+    os.O_RDWR | os.O_CREAT,
+    os.O_RDWR | os.O_CREAT,
+    os.O_RDWR | os.O_CREAT | os.O_EXCL,
+    os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    os.O_RDWR | os.O_TRUNC,
+    os.O_RDONLY | os.O_TRUNC,
+    os.O_RDWR | os.O_APPEND,
+    os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW,
+    os.O_RDONLY | os.O_DIRECTORY,
+)
+RENAME_FLAGS = (0, 0, 0, 0, 1, 2, 2, 3)
+TIMES = (1_000_000_000, 2_000_000_001, 3_999_999_999)
+XATTRS = (b"user.a", b"user.b", b"trusted.t")
+VALUES = (b"", b"1", b"value")
+FOLLOW = (True, False)
+OWNERS = (-1, 0, 1, 1000)
+
+OPERATIONS: dict[str, tuple[int, tuple[Sequence[Any], ...]]] = {
+    # name: (weight, where each argument is drawn from)
+    "open": (5, (SLOTS, PATHS, FLAGS, (0o644, 0o600))),
+    "close": (2, (SLOTS,)),
+    "read": (2, (SLOTS, OFFSETS, SIZES)),
+    "write": (5, (SLOTS, OFFSETS, SIZES, SEEDS)),
+    "ftruncate": (2, (SLOTS, SIZES)),
+    "fstat": (1, (SLOTS,)),
+    "opendir": (1, (DIR_SLOTS, DIRECTORIES)),
+    "listdir": (2, (DIR_SLOTS, (1, 2, 100))),
+    "rewinddir": (1, (DIR_SLOTS,)),
+    "mkdir_at": (1, (DIR_SLOTS, NAMES)),
+    "open_at": (1, (SLOTS, DIR_SLOTS, NAMES, FLAGS)),
+    "unlink_at": (1, (DIR_SLOTS, NAMES)),
+    "stat": (2, (PATHS, FOLLOW)),
+    "readlink": (1, (PATHS,)),
+    "list": (1, (DIRECTORIES,)),
+    "mkdir": (2, (PATHS, (0o755, 0o700))),
+    "mknod": (1, (PATHS, (0o010644, 0o140755, 0o100640))),
+    "symlink": (2, (PATHS, TARGETS)),
+    "link": (3, (PATHS, PATHS)),
+    "unlink": (4, (PATHS,)),
+    "rmdir": (3, (PATHS,)),
+    "rmtree": (1, (DIRECTORIES,)),
+    "rename": (7, (PATHS, PATHS, RENAME_FLAGS)),
+    "rename_dir": (3, (DIRECTORIES, DIRECTORIES, RENAME_FLAGS)),
+    "truncate": (1, (PATHS, SIZES)),
+    "chmod": (1, (PATHS, MODES)),
+    "chmod_dir": (1, (DIRECTORIES, (0o2775, 0o1777, 0o700))),
+    "chown": (1, (PATHS, OWNERS, OWNERS, FOLLOW)),
+    "utime": (2, (PATHS, TIMES, TIMES, FOLLOW)),
+    "setxattr": (2, (PATHS, XATTRS, VALUES, FOLLOW)),
+    "getxattr": (1, (PATHS, XATTRS, FOLLOW)),
+    "listxattr": (1, (PATHS, FOLLOW)),
+    "removexattr": (1, (PATHS, XATTRS, FOLLOW)),
+    "collect": (2, ()),
+    "store_batch": (3, ((True, True, True, False),)),
+    "forget": (2, ((0.3, 1.0),)),
+    "remount": (1, ()),
+    "compare": (1, ()),
+}
+
+
+def operations() -> st.SearchStrategy[Operation]:
+    """One operation."""
+    return st.one_of(
+        [
+            st.tuples(st.just(name), *(st.sampled_from(choices) for choices in arguments))
+            for name, (weight, arguments) in OPERATIONS.items()
+            for _ in range(weight)
+        ]
+    )
+
+
+def random_operations(source: random.Random, count: int) -> list[Operation]:
+    """*count* operations, much faster than Hypothesis draws them; nothing shrinks them."""
+    names = list(OPERATIONS)
+    weights = [weight for weight, _ in OPERATIONS.values()]
+    return [
+        (name, *(source.choice(choices) for choices in OPERATIONS[name][1]))
+        for name in source.choices(names, weights, k=count)
+    ]
