@@ -247,3 +247,11 @@ def test_the_mount_is_the_base_to_git(goexfs: Goexfs, standard_library_base: Pat
     )  # fmt: skip
     assert done.stdout == b""
     assert goexfs.changes("work") == {}
+
+
+@pytest.mark.parametrize("path", ["README", "src/pkg/core.py"])
+def test_one_edit_in_place_is_merged(goexfs: Goexfs, fresh_base: Path, path: str) -> None:
+    """No name changes with it, so no directory does either: neither the base itself nor those on the way."""
+    goexfs("run", "--merge", "--", "sh", "-c", f"echo edited >> {path}", cwd=fresh_base)
+    assert (fresh_base / path).read_text().endswith("\nedited\n")
+    assert [run["state"] for run in goexfs.json("ls", "--all")["runs"]] == ["merged"]
