@@ -148,7 +148,7 @@ class Waiter:
 
     async def _yield(self) -> None:
         self._since_yield = 0
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.checkpoint()
         self._yielded_at = perf_counter()
 
 

@@ -1,0 +1,168 @@
+"""The adaptive wait by itself, on a pipe instead of a device."""
+
+import os
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+
+from goexfs.fuse import wait
+from goexfs.fuse.wait import Waiter
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    for fd in (reading, writing):
+        os.close(fd)
+
+
+class Loop:
+    """Tasks like those of pyfuse3's session loop: wait, receive, handle."""
+
+    def __init__(self, waiter: Waiter, fd: int) -> None:
+        self.waiter = waiter
+        self.fd = fd
+        self.received: list[bytes] = []
+        self.ended = 0
+
+    async def task(self) -> None:
+        while await self.waiter.wait():
+            request = os.read(self.fd, 1)
+            self.received.append(request)
+            if request == b"s":
+                await trio.sleep(0.2)
+        self.ended += 1
+
+
+@pytest.mark.parametrize("spin", [True, False])
+def test_requests_are_received_in_order_and_the_end_reaches_every_task(pipe: tuple[int, int], spin: bool) -> None:
+    async def main() -> None:
+        waiter = Waiter(pipe[0], spin=spin)
+        loop = Loop(waiter, pipe[0])
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(loop.task)
+            for number in range(200):
+                os.write(pipe[1], b"%d" % (number % 10))
+                if number % 7 == 0:
+                    await trio.sleep(0.001)
+            with trio.fail_after(5):
+                while len(loop.received) < 200:
+                    await trio.sleep(0.001)
+            waiter.stop()
+            trio.lowlevel.notify_closing(pipe[0])
+        assert loop.ended == 5
+        assert b"".join(loop.received) == b"".join(b"%d" % (number % 10) for number in range(200))
+
+    trio.run(main)
+
+
+def test_a_handler_that_waits_is_relieved_by_another_task(pipe: tuple[int, int]) -> None:
+    async def main() -> None:
+        waiter = Waiter(pipe[0], spin=True)
+        loop = Loop(waiter, pipe[0])
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(loop.task)
+            began = time.monotonic()
+            os.write(pipe[1], b"ss")
+            await trio.sleep(0.05)
+            os.write(pipe[1], b"1")
+            with trio.fail_after(5):
+                while len(loop.received) < 3:
+                    await trio.sleep(0.001)
+            assert time.monotonic() - began < 0.15, "it was received while two handlers slept"
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_other_tasks_get_their_turn_during_an_endless_burst(pipe: tuple[int, int]) -> None:
+    async def main() -> None:
+        waiter = Waiter(pipe[0], spin=True)
+        turns = 0
+
+        async def endless() -> None:
+            os.write(pipe[1], b"x")  # never read: always readable
+            while await waiter.wait():
+                pass
+
+        with trio.move_on_after(0.3):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(endless)
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    turns += 1
+        assert turns > 30
+        assert waiter.requests > 1000
+
+    trio.run(main)
+
+
+def test_spinning_stops_when_requests_are_rare_and_begins_again_in_a_burst(pipe: tuple[int, int]) -> None:
+    async def main() -> None:
+        waiter = Waiter(pipe[0], spin=True)
+        loop = Loop(waiter, pipe[0])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(loop.task)
+            for _ in range(150):
+                os.write(pipe[1], b"1")
+                await trio.sleep(0.001)
+            assert waiter._score < wait.WORTH_IT
+            for _ in range(60):
+                os.write(pipe[1], b"1")
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+            assert waiter._score > wait.WORTH_IT
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_no_spinning_where_it_would_cost_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert not wait.spinning_pays()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    found = {"/sys/fs/cgroup/slice/cpu.max": b"50000"}
+    monkeypatch.setattr(wait, "_first_word", lambda path: found.get(path, b""))
+    real = open
+
+    def fake_open(path: str, *arguments: Any, **options: Any) -> Any:
+        if path == "/proc/self/cgroup":
+            (tmp_path / "cgroup").write_text("0::/slice/job/part\n")
+            path = tmp_path / "cgroup"
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr("builtins.open", fake_open)
+    assert not wait.spinning_pays(), "a limit of a group above counts as well"
+    found.clear()
+    found["/sys/fs/cgroup/slice/job/part/cpu.max"] = b"max"
+    assert wait.spinning_pays()
+
+
+def test_an_unknown_module_is_left_alone() -> None:
+    async def obeys(nursery: object, least: int, most: int) -> None:
+        await module._wait_fuse_readable()
+
+    async def stuck(nursery: object, least: int, most: int) -> None:
+        await trio.sleep_forever()
+
+    async def stock() -> bool:
+        raise AssertionError("must not be called")
+
+    module: Any = SimpleNamespace(__version__="3.5.0", _wait_fuse_readable=stock, _session_loop=obeys)
+    assert trio.run(wait.can_install, module)
+    assert module._wait_fuse_readable is stock
+    module.__version__ = "4.0"
+    assert not trio.run(wait.can_install, module)
+    module.__version__, module._session_loop = "3.5.0", stuck
+    wait_seconds, wait.SELF_TEST_SECONDS = wait.SELF_TEST_SECONDS, 0.05
+    assert not trio.run(wait.can_install, module)
+    wait.SELF_TEST_SECONDS = wait_seconds
+    del module._session_loop
+    assert not trio.run(wait.can_install, module)
