@@ -169,6 +169,11 @@ def test_ten_runs_at_once_do_not_see_each_other(goexfs: Goexfs, standard_library
     assert goexfs("fsck").returncode == 0
 
 
+def a_second() -> float:
+    """One second; more on a machine that has more to do than processors to do it with."""
+    return max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
 def test_outside_changes_show_within_a_second(goexfs: Goexfs, standard_library_base: Path, area: Path) -> None:
     base = standard_library_base
     with goexfs.mounted(area / "mnt", base, "--name", "work") as mount:
@@ -184,22 +189,26 @@ def test_outside_changes_show_within_a_second(goexfs: Goexfs, standard_library_b
         (base / "json" / "added.py").write_bytes(b"in a directory\n")
         (base / "email" / "__init__.py").chmod(0o600)
 
-        def shows() -> bool:
-            return (
-                (mount / "ast.py").read_bytes() == b"shorter, from outside\n"
-                and (mount / "outside").exists()
-                and not (mount / "bisect.py").exists()
-                and (mount / "calendar_renamed.py").exists()
-                and not (mount / "calendar.py").exists()
-                and (mount / "json" / "added.py").exists()
-                and "added.py" in os.listdir(mount / "json")
-                and stat.S_IMODE(os.stat(mount / "email" / "__init__.py").st_mode) == 0o600
-            )
+        pending = {
+            "a rewritten file": lambda: (mount / "ast.py").read_bytes() == b"shorter, from outside\n",
+            "a new file": lambda: (mount / "outside").exists(),
+            "a deleted file": lambda: not (mount / "bisect.py").exists(),
+            "the old name": lambda: not (mount / "calendar.py").exists(),
+            "the new name": lambda: (mount / "calendar_renamed.py").exists(),
+            "a new file in a directory": lambda: (mount / "json" / "added.py").exists(),
+            "its name in the listing": lambda: "added.py" in os.listdir(mount / "json"),
+            "a mode": lambda: stat.S_IMODE(os.stat(mount / "email" / "__init__.py").st_mode) == 0o600,
+        }
 
-        assert eventually(shows, within=1.0)
+        def all_shown() -> bool:
+            for what in [what for what, shown in pending.items() if shown()]:
+                del pending[what]
+            return not pending
+
+        assert eventually(all_shown, within=a_second()), f"not shown: {list(pending)}"
         assert goexfs.changes("work") == {}
         (base / "ast.py").write_bytes(b"a second time, and longer than the first time\n" * 1000)
-        assert eventually(lambda: (mount / "ast.py").stat().st_size == 46_000, within=1.0)
+        assert eventually(lambda: (mount / "ast.py").stat().st_size == 46_000, within=a_second())
         assert (mount / "ast.py").read_bytes() == (base / "ast.py").read_bytes()
 
 
