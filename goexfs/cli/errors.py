@@ -105,10 +105,19 @@ def describe(error: BaseException) -> list[str]:
         return [f"goexfs: internal error: {summary} (please report it; {_save_traceback(error)})"]
     lines = [f"goexfs: {printable(str(error) or type(error).__name__)}"]
     conflicts = error.conflicts if isinstance(error, store_errors.Conflict) else ()
-    lines += [f"  {printable(str(conflict))}" for conflict in conflicts[:CONFLICTS_SHOWN]]
+    lines += [f"  {_conflict(conflict)}" for conflict in conflicts[:CONFLICTS_SHOWN]]
     if len(conflicts) > CONFLICTS_SHOWN:
         lines.append(f"  … and {count(len(conflicts) - CONFLICTS_SHOWN, 'more conflict')}")
     return lines
+
+
+def _conflict(conflict: object) -> str:
+    from goexfs.cli.output import printable, quoted
+    from snapshots.plan import PathConflict
+
+    if isinstance(conflict, PathConflict):
+        return f"{quoted(conflict.path or b'.')}: {printable(conflict.message)}"
+    return printable(str(conflict))
 
 
 def _single(error: BaseException) -> BaseException:

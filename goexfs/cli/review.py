@@ -16,6 +16,7 @@ from goexfs.cli.params import RUN, below_base, color_option, json_option
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from snapshots.changes import Change
+    from snapshots.merge import MergeResult
 
 DIFFERENT = 1
 
@@ -72,27 +73,49 @@ def print_changes(
 def merge_command(ref: str, dry_run: bool, as_json: bool) -> None:
     """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved."""
     import goexfs
+    from snapshots.errors import Conflict
 
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
         changes = run.diff()
-        run.merge(dry_run=dry_run)
+        try:
+            result = run.merge(dry_run=dry_run)
+        except Conflict as error:
+            if as_json:
+                print_json(_merge_fields(run, changes, dry_run, error.conflicts))
+            raise
         if as_json:
-            print_json(merged_fields(run, changes, dry_run))
+            print_json(_merge_fields(run, changes, dry_run))
         else:
-            for line in summary.summary(changes, color=use_color()):
-                click.echo(line)
-            done = "would be merged" if dry_run else "merged"
-            click.echo(f"{summary.counts(changes)}; {done} into {home(run.base)}")
+            _say_merged(run, changes, result)
 
 
-def merged_fields(run: "RunHandle", changes: Sequence["Change"], dry_run: bool) -> dict[str, Any]:
+def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:
+    for line in summary.summary(changes, color=use_color()):
+        click.echo(line)
+    verb = "merged" if result.merged else "would be merged"
+    click.echo(f"{summary.counts(changes)}; {verb} into {home(run.base)}")
+    if result.leftover is not None:
+        note(f"{home(result.leftover)} could not be removed; it holds nothing that is needed")
+
+
+def _merge_fields(
+    run: "RunHandle", changes: Sequence["Change"], dry_run: bool, conflicts: Sequence[object] = ()
+) -> dict[str, Any]:
     """The outcome of a merge as JSON."""
+    from snapshots.names import text_fields
+    from snapshots.plan import PathConflict
+
     return {
         "run": run.id,
-        "merged": not dry_run,
+        "merged": not dry_run and not conflicts,
         "dry_run": dry_run,
         "changes": summary.fields(changes),
+        "conflicts": [
+            {**text_fields("path", conflict.path), "kind": str(conflict.kind), "message": conflict.message}
+            for conflict in conflicts
+            if isinstance(conflict, PathConflict)
+        ],
     }
 
 
@@ -100,7 +123,10 @@ def merged_fields(run: "RunHandle", changes: Sequence["Change"], dry_run: bool) 
 @click.argument("refs", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @json_option
 def discard_command(refs: tuple[str, ...], as_json: bool) -> None:
-    """Throw away what each RUN changed; its base is not touched.  All are looked up before the first one goes."""
+    """Throw away what each RUN changed; its base is not touched.
+
+    All are looked up before the first one goes: one that is not known leaves the others as they were.
+    """
     import goexfs
 
     with goexfs.open_store(create=False) as store:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from goexfs.cli import errors
 from snapshots.errors import Conflict, GoexfsError
+from snapshots.plan import ConflictKind, PathConflict
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exit-status.md"
 
@@ -36,8 +37,9 @@ def test_the_page_has_the_same_statuses() -> None:
 
 
 def test_conflicts_are_listed_and_bounded() -> None:
-    lines = errors.describe(Conflict("refused", tuple(f"path{n}\x1b" for n in range(60))))
+    conflicts = tuple(PathConflict(b"path%d\x1b" % n, ConflictKind.BOTH_MODIFIED, "look") for n in range(60))
+    lines = errors.describe(Conflict("refused", conflicts))
     assert lines[0] == "goexfs: refused"
-    assert lines[1] == "  path0\\x1b"
+    assert lines[1] == '  "path0\\033": both modified; look'
     assert lines[-1] == "  … and 10 more conflicts"
     assert len(lines) == errors.CONFLICTS_SHOWN + 2
