@@ -1,70 +1,30 @@
 """The handlers that pyfuse3 calls: inode numbers and errno on this side, nodes and `OSError` on the other.
 
-Owns the table of open handles and the ready replies in ``node.face``; decides nothing about the filesystem.  An
-exception that nobody expected is logged and answered with EIO: a handler that let it through would end the session
-loop, and with it the mount.
+Owns the table of open handles and which content is put into the page cache; decides nothing about the filesystem.
+What handlers have in common is in ``answering``, what they say of a node in ``faces``.
 
-Threading: the event loop's thread.  Whatever would have to wait for a disk comes back as `WouldBlock`; its
-``prepare`` runs in a worker thread, with the request's task waiting and everybody else's going on.
+Threading: the event loop's thread.
 """
 
 import errno
 import functools
-import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pyfuse3
-import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestContext, SetattrFields, StatvfsData
 
+from goexfs.fuse.answering import Threads, errno_of, request
+from goexfs.fuse.faces import Faces
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
-from goexfs.overlay import Dir, DirHandle, File, Handle, Invalidation, Node, Overlay, WouldBlock
+from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock
 from snapshots.entries import INLINE_LIMIT
 
-FOR_EVER = 10 * 24 * 3600.0
-"""validity of what the kernel was told, in seconds, while changes of the base are reported"""
-UNWATCHED = 1.0
-"""the same while they are not"""
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
-MISSING_LIMIT = 32_768
-"""names in base directories that the kernel may remember as missing"""
-SLOW_READS = 64
-"""worker threads for requests that wait for a disk"""
-
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
-
-log = logging.getLogger(__name__)
-
-
-def request(operation: Callable[..., Any]) -> Any:
-    """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again).
-
-    Answers an async method; typed as Any because its signature is that of pyfuse3, with other names.
-    """
-
-    @functools.wraps(operation)
-    async def handler(self: "Adapter", *arguments: Any) -> Any:
-        try:
-            while True:
-                try:
-                    return operation(self, *arguments)
-                except WouldBlock as blocked:
-                    waiting = blocked
-                await self.in_thread(waiting.prepare)
-        except OSError as e:
-            raise FUSEError(e.errno or errno.EIO) from None
-        except FUSEError:
-            raise
-        except Exception:
-            log.exception("request %s%r failed; it is answered with EIO", operation.__name__, arguments)
-            raise FUSEError(errno.EIO) from None
-
-    return handler
 
 
 class Adapter(pyfuse3.Operations):
@@ -87,42 +47,13 @@ class Adapter(pyfuse3.Operations):
         self._last_handle = 0
         self._roots: set[int] = set()
         """handles that root opened: what it writes through them takes no setuid away"""
-        self._threads = trio.CapacityLimiter(SLOW_READS)
+        self.threads = Threads()
+        self.faces = Faces(overlay)
+        self._face = self.faces.of
+        self._told = self.faces.told
         self._checks_permissions = checks_permissions
-        self._watched = False
-        self._timeout = UNWATCHED
-        self._missing: dict[tuple[int, bytes], None] = {}
-        """what the kernel may remember as missing for long: a name that appears unreported must be found again"""
-        self.stale: Callable[[Iterable[Invalidation]], None] = lambda stale: None
-        """to be set: takes what the kernel is to forget"""
-        self._absent = EntryAttributes()
-        self._absent.st_ino = 0
-        self._absent.entry_timeout = UNWATCHED
 
     # -- for the service
-
-    def watched(self, watched: bool) -> None:
-        """The base is watched from now on, or no more: how long may the kernel believe what it is told?"""
-        self._overlay.base_watched = self._watched = watched
-        self._timeout = self._absent.entry_timeout = FOR_EVER if watched else UNWATCHED
-        for node in self._nodes.values():
-            node.face = None
-
-    def forget_missing(self) -> list[Invalidation]:
-        """Everything that the kernel may remember as missing, to be looked up again."""
-        missing = [Invalidation(*one) for one in self._missing]
-        self._missing.clear()
-        return missing
-
-    async def in_thread(self, function: Callable[[], Any]) -> Any:
-        """Run something that waits in a worker thread.  Not cancelled halfway: somebody waits for the reply."""
-        with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(function, limiter=self._threads)
-
-    @property
-    def open_handles(self) -> int:
-        """Files and directories that programs have open."""
-        return len(self._handles)
 
     @property
     def has_writers(self) -> bool:
@@ -145,31 +76,6 @@ class Adapter(pyfuse3.Operations):
             self._overlay.on_behalf_of(self._recording.number_of(ctx.pid))
         return self._node(ino)
 
-    def _face(self, node: Node) -> EntryAttributes:
-        face = node.face
-        if not isinstance(face, EntryAttributes):
-            face = EntryAttributes()
-            face.st_ino = node.ino
-            face.st_mode = node.mode
-            face.st_nlink = node.nlink
-            face.st_uid = node.uid
-            face.st_gid = node.gid
-            face.st_rdev = node.rdev
-            face.st_size = node.size
-            face.st_blocks = node.blocks
-            face.st_atime_ns = node.atime_ns
-            face.st_mtime_ns = node.mtime_ns
-            face.st_ctime_ns = node.ctime_ns
-            # What the run made itself cannot change behind its back.
-            face.entry_timeout = face.attr_timeout = self._timeout if node.base_dir is not None else FOR_EVER
-            node.face = face
-        return face
-
-    def _told(self, node: Node) -> EntryAttributes:
-        """The reply of a request that lets the kernel know *node* by one more lookup."""
-        self._overlay.remember(node)
-        return self._face(node)
-
     def _number(self, handle: Handle | DirHandle) -> int:
         self._last_handle += 1
         self._handles[self._last_handle] = handle
@@ -183,12 +89,7 @@ class Adapter(pyfuse3.Operations):
         try:
             return self._told(self._overlay.lookup(directory, name))
         except FileNotFoundError:
-            if self._watched and isinstance(directory, Dir) and directory.base is not None:
-                self._missing[parent, name] = None
-                if len(self._missing) > MISSING_LIMIT:
-                    self.stale([Invalidation(*next(iter(self._missing)))])
-                    del self._missing[next(iter(self._missing))]
-            return self._absent  # the kernel remembers this too, unlike ENOENT
+            return self.faces.missing(directory, name)
 
     def forget(self, inodes: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
         # A plain function: pyfuse3 awaits what it gets unless it is None, and forgetting comes by the thousand.
@@ -236,7 +137,7 @@ class Adapter(pyfuse3.Operations):
     @request
     def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
         node = self._node(ino)
-        if not self._watched and not isinstance(node, File):
+        if not self.faces.watched and not isinstance(node, File):
             # A changed file becomes another inode at its next lookup: the kernel would not believe a new size of this
             # one.
             self._overlay.refresh(node)
@@ -326,7 +227,7 @@ class Adapter(pyfuse3.Operations):
                 # The base has another file there, or none, and the report of it is still on its way.  ESTALE makes
                 # the kernel look the name up once more.
                 above = node.base_dir.path
-                self.stale(self._overlay.base_changed(above + b"/" + node.base_name if above else node.base_name))
+                self.faces.stale(self._overlay.base_changed(above + b"/" + node.base_name if above else node.base_name))
                 raise FUSEError(errno.ESTALE) from None
             raise
         if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
@@ -408,9 +309,9 @@ class Adapter(pyfuse3.Operations):
         waits = await self._syncers(fh)
         try:
             for sync in waits:
-                await self.in_thread(sync)
+                await self.threads.run(sync)
         except OSError as e:
-            raise FUSEError(e.errno or errno.EIO) from None
+            raise errno_of(e, "fsync", fh) from None
 
     @request
     def _syncers(self, fh: int) -> list[Callable[[], None]]:
@@ -453,22 +354,17 @@ class Adapter(pyfuse3.Operations):
                     return
                 except WouldBlock as blocked:
                     waiting = blocked
-                await self.in_thread(waiting.prepare)
-        except OSError as e:
-            raise FUSEError(e.errno or errno.EIO) from None
-        except FUSEError:
-            raise
-        except Exception:
-            log.exception("listing of directory %d failed; it is answered with EIO", handle.node.ino)
-            raise FUSEError(errno.EIO) from None
+                await self.threads.run(waiting.prepare)
+        except Exception as e:
+            raise errno_of(e, "readdir", fh, start) from None
 
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         """Names are in the journal."""
         if self._recording is not None:
             try:
-                await self.in_thread(self._recording.syncer())
+                await self.threads.run(self._recording.syncer())
             except OSError as e:
-                raise FUSEError(e.errno or errno.EIO) from None
+                raise errno_of(e, "fsyncdir", fh) from None
 
     @request
     def releasedir(self, fh: int) -> None:

@@ -21,7 +21,8 @@ import pyfuse3
 import trio
 
 from goexfs.fuse import device, wait
-from goexfs.fuse.adapter import SLOW_READS, Adapter
+from goexfs.fuse.adapter import Adapter
+from goexfs.fuse.answering import SLOW_REQUESTS
 from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
 from goexfs.fuse.handshake import Handshake
@@ -30,7 +31,7 @@ from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
 from snapshots.store import Store
 
-MAX_TASKS = SLOW_READS + 16
+MAX_TASKS = SLOW_REQUESTS + 16
 """tasks of the session loop: as many requests can wait for disks, and some are left to answer the others"""
 SWITCH_SECONDS = 0.0001
 """how long another thread (sealing, watching) may keep the interpreter when a request has come: with Python's own 5 ms,
@@ -71,7 +72,7 @@ class Service:
             overlay.record_in(recording.append)
         self.sealer = Sealer(overlay, run_id, open_store, recording)
         self.adapter = Adapter(overlay, self.sealer, recording, checks_permissions=not self._default_permissions)
-        self.adapter.stale = self._forget
+        self.adapter.faces.stale = self._forget
         self.notifier: Notifier | None = None
         self.waiter: wait.Waiter | None = None
         self._stop = trio.Event()
@@ -91,7 +92,7 @@ class Service:
 
     def base_watched(self, watched: bool) -> None:
         """Changes of the base are reported from now on by `base_changed` (or no more)."""
-        self.adapter.watched(watched)
+        self.adapter.faces.watch(watched)
         self.base_changed(None)  # what was loaded before was last looked at when nobody watched, or some time ago
         if not watched:
             # The kernel was told to believe for long what now nobody will take back.  (Directories stay: to forget
@@ -102,7 +103,7 @@ class Service:
     def base_changed(self, paths: Iterable[bytes] | None) -> None:
         """These paths of the base (relative to it) changed from outside; None: anything may have changed."""
         if paths is None:
-            self._forget(self.overlay.everything_changed() + self.adapter.forget_missing())
+            self._forget(self.overlay.everything_changed() + self.adapter.faces.forget_missing())
         else:
             self._forget(one for path in paths for one in self.overlay.base_changed(path))
 

@@ -1,0 +1,68 @@
+"""How a plain method becomes a handler of requests.
+
+Owns what every handler has in common: an `OSError` becomes the reply's errno, an operation that would block is
+prepared in a worker thread and called again, and an exception that nobody expected is logged and answered with EIO.
+A handler that let it through would end the session loop, and with it the mount.
+
+Threading: the event loop's thread, except for what is handed to `Threads`.
+"""
+
+import errno
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from pyfuse3 import FUSEError
+
+from goexfs.overlay import WouldBlock
+
+SLOW_REQUESTS = 64
+"""worker threads for requests that wait for a disk"""
+
+log = logging.getLogger(__name__)
+
+
+class Threads:
+    """Worker threads for what waits: the request's task waits with it, everybody else's goes on."""
+
+    def __init__(self) -> None:
+        self._limiter = trio.CapacityLimiter(SLOW_REQUESTS)
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Run something that waits.  Not cancelled halfway: somebody waits for the reply."""
+        with trio.CancelScope(shield=True):
+            return await trio.to_thread.run_sync(function, limiter=self._limiter)
+
+
+def errno_of(e: Exception, what: str, *about: object) -> FUSEError:
+    """The reply for an exception; one that is neither `OSError` nor `FUSEError` is a mistake, and logged."""
+    if isinstance(e, FUSEError):
+        return e
+    if isinstance(e, OSError):
+        return FUSEError(e.errno or errno.EIO)
+    log.error("request %s%r failed; it is answered with EIO", what, about, exc_info=e)
+    return FUSEError(errno.EIO)
+
+
+def request(operation: Callable[..., Any]) -> Any:
+    """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again).
+
+    The method's class has `Threads` as ``threads``.  Answers an async method; typed as Any because its signature is
+    that of pyfuse3, with other names.
+    """
+
+    @functools.wraps(operation)
+    async def handler(self: Any, *arguments: Any) -> Any:
+        try:
+            while True:
+                try:
+                    return operation(self, *arguments)
+                except WouldBlock as blocked:
+                    waiting = blocked
+                await self.threads.run(waiting.prepare)
+        except Exception as e:
+            raise errno_of(e, operation.__name__, *arguments) from None
+
+    return handler
