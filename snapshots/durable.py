@@ -11,6 +11,7 @@ another name and published by one ``link``, so a reader, a crash and a power cut
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,36 @@ def rmdir(path: PathLike) -> bool:
     return True
 
 
+def remove_tree(path: PathLike) -> int:
+    """Remove a directory and all in it, or a file; fine if it is gone.  The bytes of the files removed.
+
+    What is on another device is a mount: ``OSError`` (EXDEV), and nothing in it is touched.
+    """
+    try:
+        device = os.lstat(path).st_dev
+    except FileNotFoundError:
+        return 0
+    return _remove_below(os.fspath(path), device)
+
+
+def _remove_below(path: str, device: int) -> int:
+    st = os.lstat(path)
+    if st.st_dev != device:
+        raise OSError(errno.EXDEV, "something is mounted there", path)
+    if not stat.S_ISDIR(st.st_mode):
+        unlink(path)
+        return st.st_size
+    freed = sum(_remove_below(f"{path}/{name}", device) for name in listdir(path))
+    rmdir(path)
+    return freed
+
+
+def rename(source: PathLike, target: PathLike) -> None:
+    """Rename, replacing what is there."""
+    step("rename", target)
+    os.rename(source, target)
+
+
 def listdir(path: PathLike) -> list[str]:
     """The names in a directory; none if it is gone."""
     try:
@@ -169,8 +200,7 @@ def write_file(path: PathLike, data: bytes, *, mode: int = 0o600) -> None:
             sync(fd)
         finally:
             os.close(fd)
-        step("rename", path)
-        os.rename(beside, path)
+        rename(beside, path)
     except BaseException:
         unlink(beside)
         raise

@@ -126,7 +126,8 @@ class _Check:
         return row is not None
 
     def _is_used(self, key: int) -> bool:
-        return self._db.one("SELECT 1 FROM uses WHERE object = ? LIMIT 1", (key,)) is not None
+        query = "SELECT 1 FROM uses JOIN runs ON runs.key = uses.run WHERE object = ? AND NOT over LIMIT 1"
+        return self._db.one(query, (key,)) is not None
 
     def _set_aside(self, key: int, name: bytes, place: int) -> bool:
         """Put the bytes of a damaged object into quarantine.  Its name stays taken: other bytes must not get it."""
@@ -169,11 +170,11 @@ class _Check:
         for path in gc.unregistered_files(self._store):
             repaired = self._repair and gc.remove_unregistered(self._store, path) is not None
             self._found(Kind.ORPHAN_FILE, path, "no object has this file", repaired)
-        for path in gc.dead_writes(self._store):
+        for path in self._store.lease.abandoned():
             if self._repair:
                 with durable.reporting(f"cannot remove {path}"):
-                    durable.unlink(path)
-            self._found(Kind.ORPHAN_FILE, path, "its writer died", self._repair)
+                    durable.remove_tree(path)
+            self._found(Kind.ORPHAN_FILE, path, "its maker died", self._repair)
         for path in self._store.layout.object_files():
             if self._store.layout.object_name(path) is None:
                 if self._repair:

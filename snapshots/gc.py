@@ -8,7 +8,6 @@ first.  Belongs to the thread of its store.
 
 import os
 import time
-from pathlib import Path
 
 import msgspec
 
@@ -47,7 +46,7 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
     Leaves alone what a crashed run (active, not locked) may still need: its spool.  Errors: those of the store.
     """
     directories = _directories_of_the_dead(store)
-    strays = _dead_spools(store) + _dead_writers(store) + _unregistered(store)
+    strays = _dead_spools(store) + _abandoned(store) + _unregistered(store)
     _mark_unheld(store)
     tombstones = _tombstones(store, time.time_ns() - tombstone_age_ns)
     try:
@@ -78,7 +77,10 @@ def stray_directories(store: Store) -> list[str]:
             # is never given twice, so a directory that has no record then never will.
             with store.database.transaction():
                 row = _registered(store, name)
-        if row is None or row[0] == "discarded":
+        if row is not None and (row[0] != "discarded" or store.runs.is_locked(name)):
+            continue
+        # A discard removes the directory before it lets go of the lock: if it is still there, nobody is removing it.
+        if store.runs.directory(name).exists():
             strays.append(name)
     return strays
 
@@ -92,16 +94,6 @@ def remove_stray_directory(store: Store, run_id: str) -> bool:
     except RunError:
         return False
     return True
-
-
-def dead_writes(store: Store) -> list[str]:
-    """Paths in ``incoming/`` whose writer is dead."""
-    dead = []
-    for name in sorted(durable.listdir(store.layout.incoming)):
-        holder = store.files.owner(name)
-        if holder is None or not store.lease.is_alive(holder):
-            dead.append(f"{store.layout.incoming}/{name}")
-    return dead
 
 
 def unregistered_files(store: Store) -> list[str]:
@@ -147,18 +139,23 @@ def _dead_spools(store: Store) -> list[int]:
             continue
         with lock, durable.reporting(f"cannot empty {spool}"):
             if store.runs.get(run.id).state == "kept":
-                sizes += [_remove(spool / name) for name in durable.listdir(spool)]
+                sizes += [durable.remove_tree(spool / name) for name in durable.listdir(spool)]
     return sizes
 
 
-def _dead_writers(store: Store) -> list[int]:
+def _abandoned(store: Store) -> list[int]:
     with durable.reporting(f"cannot empty {store.layout.incoming}"):
-        return [_remove(Path(path)) for path in dead_writes(store)]
+        return [durable.remove_tree(path) for path in store.lease.abandoned()]
 
 
 def _unregistered(store: Store) -> list[int]:
     sizes = (remove_unregistered(store, path) for path in unregistered_files(store))
-    return [size for size in sizes if size is not None]
+    found = [size for size in sizes if size is not None]
+    with store.database.transaction(), durable.reporting(f"cannot tidy {store.layout.objects}"):
+        for directory in durable.listdir(store.layout.objects):
+            if (store.layout.objects / directory).is_dir():
+                durable.rmdir(store.layout.objects / directory)  # those that are empty
+    return found
 
 
 def _mark_unheld(store: Store) -> None:
@@ -190,13 +187,7 @@ def _is_registered_file(store: Store, name: bytes) -> bool:
     return store.database.one("SELECT 1 FROM objects WHERE name = ? AND place = ?", (name, Place.FILE)) is not None
 
 
-def _remove(path: Path) -> int:
-    size = _size(path)
-    durable.unlink(path)
-    return size
-
-
-def _size(path: str | Path) -> int:
+def _size(path: str) -> int:
     try:
         return os.lstat(path).st_size
     except FileNotFoundError:

@@ -9,7 +9,7 @@ and no record.  A ``Layout`` is immutable: threads may share it.
     locks                     empty; its bytes are locked (see ``snapshots.locks``)
     reserve                   room kept for emptying a full store (see ``snapshots.reserve``)
     objects/ab/cdef…          large objects, 0444, named by their hash in hex
-    incoming/                 large objects while they are being written
+    incoming/                 large objects while they are being written, directories while they are being removed
     quarantine/               contents that fsck found damaged and set aside
     runs/<id>/lock            its first byte is locked while the run is mounted, merged or discarded
     runs/<id>/journal/        segments of the journal (see ``snapshots.journal``)

@@ -6,7 +6,10 @@ keeps the byte of that number locked in the store's ``locks`` file; what it puts
 the number, in the transaction that stores it; and a mark counts as long as its byte is locked.  A process that dies
 in whatever way drops the lock with its last descriptor, and its marks turn into candidates for collection.
 
-Owns the ``locks`` file.  Knows no SQLite.  Belongs to one store, so to one thread; a forked child shares the lease.
+The same goes for what is written or removed in ``incoming/``, where the number is in the names.
+
+Owns the ``locks`` file and the names in ``incoming/``.  Knows no SQLite.  Belongs to one store, so to one thread; a
+forked child shares the lease.
 """
 
 import os
@@ -44,11 +47,31 @@ class Lease:
         """Whether the open store of this number still exists, in any process."""
         return holder == self._holder != NOBODY or locks.is_locked(self._fd, holder)
 
+    def temporary(self) -> str:
+        """A free path in ``incoming/`` with the number in it: it says whose it is, should the process die."""
+        return f"{self._layout.incoming}/{self.holder:x}-{os.urandom(6).hex()}"
+
+    def abandoned(self) -> list[str]:
+        """Paths in ``incoming/`` whose makers are dead."""
+        return [
+            f"{self._layout.incoming}/{name}"
+            for name in sorted(durable.listdir(self._layout.incoming))
+            if (holder := _holder_in(name)) is None or not self.is_alive(holder)
+        ]
+
     def close(self) -> None:
         """End the lease; a second time is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _holder_in(name: str) -> int | None:
+    head, dash, _ = name.partition("-")
+    try:
+        return int(head, 16) if dash else None
+    except ValueError:
+        return None
 
 
 class Making:

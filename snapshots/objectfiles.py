@@ -82,19 +82,6 @@ class ObjectFiles:
 
     # writing
 
-    def temporary(self, holder: int) -> str:
-        """A free path in ``incoming/``: the holder's number in it says whose it is, should the process die."""
-        return f"{self._layout.incoming}/{holder:x}-{os.urandom(6).hex()}"
-
-    @staticmethod
-    def owner(temporary: str) -> int | None:
-        """The holder's number in a file name of ``incoming/``; None if it is not one of ours."""
-        head, dash, _ = temporary.partition("-")
-        try:
-            return int(head, 16) if dash else None
-        except ValueError:
-            return None
-
     def write(self, path: str, data: bytes | bytearray | memoryview) -> None:
         """Make the temporary file ``path`` with this content."""
         fd = durable.create(path, 0o600)

@@ -127,7 +127,7 @@ class Objects:
             if total <= INLINE_LIMIT:
                 name = self.put(b"".join(_pread(fd, offset, length) for offset, length in wanted))
             else:
-                temporary = self._files.temporary(self._lease.holder)
+                temporary = self._lease.temporary()
                 try:
                     self._files.gather(temporary, fd, wanted)
                     name = self._admit(temporary)
@@ -168,7 +168,7 @@ class Objects:
 
     def _put_large(self, data: Data) -> bytes:
         with durable.reporting("cannot store an object"):
-            temporary = self._files.temporary(self._lease.holder)
+            temporary = self._lease.temporary()
             try:
                 self._files.write(temporary, data)
                 return self._admit(temporary)

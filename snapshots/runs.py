@@ -32,6 +32,7 @@ from snapshots.errors import (
     StoreFull,
 )
 from snapshots.layout import DIRECTORY_MODE, Layout
+from snapshots.lease import Lease
 from snapshots.names import readable
 from snapshots.reserve import Reserve
 
@@ -141,9 +142,10 @@ class RunLock:
 class Runs:
     """All runs of a store.  Errors of every method: StoreDamaged, StoreFull, StoreUnusable."""
 
-    def __init__(self, database: Database, layout: Layout, reserve: Reserve) -> None:
+    def __init__(self, database: Database, layout: Layout, lease: Lease, reserve: Reserve) -> None:
         self._db = database
         self._layout = layout
+        self._lease = lease
         self._reserve = reserve
         self._held: dict[str, RunLock] = {}
 
@@ -327,16 +329,20 @@ class Runs:
         return tuple(str(directory / part) for part in ("lock", "spool", "mnt") if part not in names)
 
     def remove_directory(self, run_id: str) -> None:
-        """Remove ``runs/<id>`` and all in it, the lock last; whoever calls holds the run's lock, or there is no run.
+        """Remove ``runs/<id>`` and all in it; whoever calls holds the run's lock, or there is no run.
 
-        Never descends into a mount.  Errors: RunBusy if something is mounted there.
+        It disappears at once, and is emptied elsewhere.  Never descends into a mount.  Errors: RunBusy if something is
+        mounted there.
         """
         directory = self.directory(run_id)
         self.check_unmounted(run_id)
+        away = self._lease.temporary()
         with durable.reporting(f"cannot remove {directory}"):
-            device = _device(directory)
-            if device is not None:
-                _clear(str(directory), device, last="lock")
+            try:
+                durable.rename(directory, away)
+            except FileNotFoundError:
+                return
+            durable.remove_tree(away)
 
     def check_unmounted(self, run_id: str) -> None:
         """Raise RunBusy if anything is mounted in the run's directory, dead mounts included.
@@ -460,25 +466,3 @@ def _identity(base: bytes) -> tuple[int, int]:
 def _unescape(field: bytes) -> bytes:
     """A path of mountinfo: blanks and backslashes are written as octal numbers there."""
     return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
-
-
-def _device(path: Path) -> int | None:
-    try:
-        return os.lstat(path).st_dev
-    except FileNotFoundError:
-        return None
-
-
-def _clear(directory: str, device: int, *, last: str = "") -> None:
-    """Remove a directory with all in it; what is on another device is a mount, and makes it fail untouched."""
-    names = durable.listdir(directory)
-    for name in sorted(names, key=lambda name: name == last):
-        path = f"{directory}/{name}"
-        st = os.lstat(path)
-        if st.st_dev != device:
-            raise RunBusy(f"something is mounted at {path}; unmount it first")
-        if stat.S_ISDIR(st.st_mode):
-            _clear(path, device)
-        else:
-            durable.unlink(path)
-    durable.rmdir(directory)

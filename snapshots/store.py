@@ -50,7 +50,7 @@ class Store:
         self.reserve.restore()
         self.files = ObjectFiles(layout)
         self.objects = Objects(self.database, self.files, self.lease, hasher)
-        self.runs = Runs(self.database, layout, self.reserve)
+        self.runs = Runs(self.database, layout, self.lease, self.reserve)
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True, hasher: Hasher = xxh3_128) -> "Store":

@@ -186,7 +186,8 @@ def test_an_entry_makes_no_sense(store, run, problem):
 
 
 def test_an_entry_is_another_inodes(store, run):
-    damage(store, "UPDATE entries SET data = (SELECT data FROM entries WHERE ino = ?) WHERE ino = ?", (OTHER_INO, SMALL_INO))
+    other = store.database.one("SELECT data FROM entries WHERE ino = ?", (OTHER_INO,))
+    damage(store, "UPDATE entries SET data = ? WHERE ino = ?", (*other, SMALL_INO))
     kinds = {kind for kind, _, _ in found(store)}
     assert Kind.ENTRY_INVALID in kinds
     store.discard(run.id)
@@ -224,7 +225,9 @@ def test_a_directory_in_itself(store, run):
 
 
 @pytest.mark.parametrize(
-    "sql", ["DELETE FROM uses WHERE ino = ?", "UPDATE uses SET object = object + 1 WHERE ino = ?"], ids=["lost", "wrong"]
+    "sql",
+    ["DELETE FROM uses WHERE ino = ?", "UPDATE uses SET object = object + 1 WHERE ino = ?"],
+    ids=["lost", "wrong"],
 )
 def test_the_table_of_uses_is_wrong(store, run, sql):
     damage(store, sql, (SMALL_INO,))

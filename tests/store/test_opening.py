@@ -159,8 +159,7 @@ def test_damage_found_late_is_an_error_of_the_store_too(store_path, base):
         with pytest.raises(StoreDamaged):
             store.upper(run.id).load()
         with pytest.raises(StoreDamaged):
-            for name in list(store.objects):
-                store.objects.read(name)
+            [store.objects.read(name) for name in store.objects]
 
 
 def test_nothing_stays_open_when_opening_fails(store_path):
@@ -227,12 +226,14 @@ def test_another_users_store(tmp_path):
     for directory in (tmp_path, *tmp_path.parents):
         if str(directory).startswith("/tmp/"):
             directory.chmod(0o755)
-    script = "import sys\nsys.path.insert(0, sys.argv[2])\nfrom pathlib import Path\nfrom snapshots.store import Store\n"
+    script = "import sys\nsys.path.insert(0, sys.argv[2])\nfrom pathlib import Path\n"
+    script += "from snapshots.store import Store\n"
     script += "from snapshots.errors import StoreUnusable\ntry: Store.open(Path(sys.argv[1]))\n"
     script += "except StoreUnusable as exc: print(exc)\n"
     for place in (path, tmp_path / "denied"):
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         answer = subprocess.run(
-            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", script, place, os.getcwd()],
+            [*nobody, sys.executable, "-c", script, place, os.getcwd()],
             capture_output=True,
             text=True,
         )
@@ -250,7 +251,7 @@ def test_a_disk_too_small_for_a_store(mounted):
 @root
 @pytest.mark.parametrize("size", [2000, 100_000, 500_000])
 def test_a_full_disk_loses_nothing_that_was_saved(mounted, base, size):
-    """Contents are saved until the disk is full; then the store is whole, can be read, discarded from and used again."""
+    """Saved until the disk is full; then the store is whole, can be read, discarded from and used again."""
     source = random.Random(size)
     with Store.open(mounted("size=16m") / "store") as store:
         first, second = store.runs.create(base=base), store.runs.create(base=base)
@@ -260,8 +261,7 @@ def test_a_full_disk_loses_nothing_that_was_saved(mounted, base, size):
             files = {b"%d" % (number * 100 + i): source.randbytes(size) for i in range(max(1, 50_000 // size))}
             try:
                 save(store, run.id, files)
-            except StoreFull as exc:
-                assert "full" in str(exc)
+            except StoreFull:
                 break
             saved[run.id] |= files
         else:
@@ -282,13 +282,10 @@ def test_a_full_disk_keeps_the_spool_file(mounted):
         spool = store.path / "runs" / "spool"
         spool.write_bytes(b"s" * 1_000_000)
         filler = store.path / "runs" / "filler"
-        with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
-            while True:
-                file.write(b"f" * 4096)
+        filled = subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=4k"], capture_output=True)
+        assert b"No space" in filled.stderr
         with pytest.raises(StoreFull):
-            for number in range(100):
-                store.objects.put_file(spool, keep=True)
-                store.objects.put(b"%d" % number * 10_000)
+            [store.objects.put_file(spool, keep=True) and store.objects.put(bytes([i]) * 10_000) for i in range(100)]
         assert spool.read_bytes() == b"s" * 1_000_000
         filler.unlink()
         assert store.objects.read(store.objects.put_file(spool)) == b"s" * 1_000_000

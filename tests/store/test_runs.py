@@ -11,15 +11,23 @@ import pytest
 from snapshots.errors import BaseError, RunAmbiguous, RunBusy, RunError, RunExists, RunState, RunUnknown
 from snapshots.store import Store
 
+OPENING = """
+import sys
+from pathlib import Path
+from snapshots import Store
+store = Store.open(Path(sys.argv[1]))
+"""
+
 
 def test_a_run_is_recorded(store, base):
     before = time.time_ns()
-    run = store.runs.create(base=base, name="try-1", command=("sh", "-c", "a\udcff\nb"), options={"hide": [b"\xff"], "n": 3})
+    options = {"hide": [b"\xff"], "n": 3}
+    run = store.runs.create(base=base, name="try-1", command=("sh", "-c", "a\udcff\nb"), options=options)
     assert re.fullmatch("[0-9a-z]{12}", run.id)
     assert run == store.runs.get(run.id)
     assert (run.name, run.base, run.state) == ("try-1", base, "active")
     assert run.command == ("sh", "-c", "a\udcff\nb")
-    assert run.options == {"hide": [b"\xff"], "n": 3}
+    assert run.options == options
     assert run.base_identity == (os.stat(base).st_dev, os.stat(base).st_ino)
     assert before <= run.created_ns == run.changed_ns <= time.time_ns()
     assert (run.exit_status, run.mountpoint, run.pid) == (None, None, None)
@@ -47,7 +55,9 @@ def test_a_base_must_be_a_directory(store, tmp_path, kind):
     assert store.runs.list(all=True) == []
 
 
-@pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "a@b", "@", "tab\t", "bell\a", "n" * 101, "\udc80", "non\u00a0breaking"])
+@pytest.mark.parametrize(
+    "name", ["", "-x", "a b", "a/b", "a@b", "@", "tab\t", "bell\a", "n" * 101, "\udc80", "non\u00a0breaking"]
+)
 def test_names_that_cannot_be(store, base, name):
     with pytest.raises(RunError, match="cannot name a run"):
         store.runs.create(base=base, name=name)
@@ -196,8 +206,7 @@ def test_a_lock_excludes_everybody(store, base, store_path):
 def test_asking_does_not_take_the_lock(store, base, store_path):
     """``goexfs ls`` looks at the very moment of a mount: that must not fail the mount."""
     run = store.runs.create(base=base)
-    script = "import sys\nfrom pathlib import Path\nfrom snapshots import Store\nstore = Store.open(Path(sys.argv[1]))\n"
-    script += "print(flush=True)\nwhile True: store.runs.is_locked(sys.argv[2])"
+    script = OPENING + "print(flush=True)\nwhile True: store.runs.is_locked(sys.argv[2])"
     asking = subprocess.Popen([sys.executable, "-c", script, store_path, run.id], stdout=subprocess.PIPE)
     asking.stdout.readline()
     try:
@@ -229,8 +238,7 @@ def test_a_lock_passes_to_a_forked_child_and_ends_with_it(store, base):
 
 def test_a_killed_holder_leaves_no_lock(store, base, store_path):
     run = store.runs.create(base=base)
-    script = "import sys\nfrom pathlib import Path\nfrom snapshots import Store\nstore = Store.open(Path(sys.argv[1]))\n"
-    script += "lock = store.runs.lock(sys.argv[2])\nprint(flush=True)\nsys.stdin.read()"
+    script = OPENING + "lock = store.runs.lock(sys.argv[2])\nprint(flush=True)\nsys.stdin.read()"
     holder = subprocess.Popen(
         [sys.executable, "-c", script, store_path, run.id], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     )

@@ -18,7 +18,14 @@ from snapshots.entries import (
 from snapshots.store import Store
 
 
-def entry(ino: int, *, mode: int = stat.S_IFREG | 0o644, content: Content | None = None, target=None, **fields) -> Entry:
+def entry(
+    ino: int,
+    *,
+    mode: int = stat.S_IFREG | 0o644,
+    content: Content | None = None,
+    target: bytes | None = None,
+    **fields: object,
+) -> Entry:
     size = content.size if content is not None else len(target or b"")
     values = {
         "uid": 0,
