@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import trees
 from tests.support.commands import CHECKOUT, Goexfs, eventually
+from tests.support.users import OrdinaryUser
 
 
 @pytest.fixture
@@ -264,3 +265,36 @@ def test_one_edit_in_place_is_merged(goexfs: Goexfs, fresh_base: Path, path: str
     goexfs("run", "--merge", "--", "sh", "-c", f"echo edited >> {path}", cwd=fresh_base)
     assert (fresh_base / path).read_text().endswith("\nedited\n")
     assert [run["state"] for run in goexfs.json("ls", "--all")["runs"]] == ["merged"]
+
+
+def test_the_main_job_as_an_ordinary_user(user: OrdinaryUser) -> None:
+    """Mounted by fusermount3, confined by bubblewrap in a user namespace."""
+    base = user.home / "project"
+    make = "mkdir project && cd project && echo one > edited && touch deleted && mkdir -p dir/sub && ln edited hard"
+    assert user.run(["sh", "-c", make]).returncode == 0
+    goexfs = [sys.executable, "-m", "goexfs"]
+    before = trees.picture(base)
+
+    change = "echo two >> edited; rm deleted; mv dir moved; ln -s moved/sub link; install -m 750 edited new; id -u"
+    done = user.run([*goexfs, "run", "--keep", "--name", "work", "--", "sh", "-euc", change], cwd=base)
+    assert (done.returncode, done.stdout) == (0, f"{user.uid}\n"), done.stderr
+    assert trees.differences(before, trees.picture(base)) == []
+    done = user.run([*goexfs, "diff", "work", "--name-status"])
+    expected = ["D\tdeleted", "M\tedited", "M\thard", "A\tlink", "R\tdir\tmoved", "A\tnew"]
+    assert done.stdout.splitlines() == expected, done
+    mountpoint = user.home / "mnt"
+    mountpoint.mkdir()
+    os.chown(mountpoint, user.uid, user.gid)
+    look = (
+        f'goexfs() {{ "{sys.executable}" -m goexfs "$@"; }}; goexfs mount --run work {mountpoint}; '
+        f"cat {mountpoint}/hard; readlink {mountpoint}/link; goexfs umount work"
+    )
+    done = user.run(["sh", "-euc", look])
+    assert done.stdout.splitlines()[:3] == ["one", "two", "moved/sub"], done
+    done = user.run([*goexfs, "merge", "work"])
+    assert done.returncode == 0, done
+    assert (base / "hard").read_text() == "one\ntwo\n"
+    assert (base / "new").stat().st_mode & 0o7777 == 0o750
+    assert (base / "moved" / "sub").is_dir()
+    assert {path.lstat().st_uid for path in base.rglob("*")} == {user.uid}
+    assert user.run([*goexfs, "fsck"]).returncode == 0

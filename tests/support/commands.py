@@ -37,7 +37,9 @@ class Goexfs:
         }
 
     def argv(self, *words: str | Path) -> list[str]:
-        """The command line of ``goexfs WORDS``."""
+        """The command line of ``goexfs WORDS``; a run can reach the interpreter and this checkout, wherever they are."""
+        if words[0] == "run":
+            words = ("run", *_reaching(Path(sys.prefix)), *_reaching(CHECKOUT), *words[1:])
         return [sys.executable, "-m", "goexfs", *map(str, words)]
 
     def __call__(self, *words: str | Path, status: int | None = 0, **options: Any) -> Done:
@@ -87,6 +89,12 @@ class Goexfs:
         """Bytes on disk in the store, after ``goexfs gc``."""
         self("gc")
         return sum(path.lstat().st_blocks * 512 for path in self.home.rglob("*"))
+
+
+def _reaching(place: Path) -> tuple[str | Path, ...]:
+    """The options with which a run sees ``place``: the sandbox hides what is in the host's temporary directories."""
+    hidden = any(place.is_relative_to(directory) for directory in ("/tmp", "/var/tmp"))
+    return ("--rw", place) if hidden else ()
 
 
 def eventually(condition: Any, *, within: float, every: float = 0.01) -> bool:
