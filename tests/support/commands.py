@@ -37,7 +37,7 @@ class Goexfs:
         }
 
     def argv(self, *words: str | Path) -> list[str]:
-        """The command line of ``goexfs WORDS``; a run can reach the interpreter and this checkout, wherever they are."""
+        """The command line of ``goexfs WORDS``; a run reaches the interpreter and this checkout, wherever they are."""
         if words[0] == "run":
             words = ("run", *_reaching(Path(sys.prefix)), *_reaching(CHECKOUT), *words[1:])
         return [sys.executable, "-m", "goexfs", *map(str, words)]
