@@ -27,6 +27,9 @@ class ObjectReader(Protocol):
     def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
         """Bytes of an object; ObjectMissing."""
 
+    def descriptor(self, name: bytes) -> int | None:
+        """The open file of an object that is a file, borrowed until the next call; None for others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -113,6 +116,20 @@ class BaseContent(Readable):
             return min(os.lseek(self.fd, offset, os.SEEK_DATA), self.size)
         except OSError as e:
             return self.size if e.errno == errno.ENXIO else offset
+
+    def data_ranges(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The (offset, length) ranges between two offsets that are not holes."""
+        while (start := self.next_data(start)) < min(end, self.size):
+            try:
+                hole = min(os.lseek(self.fd, start, os.SEEK_HOLE), end, self.size)
+            except OSError:
+                hole = min(end, self.size)
+            yield start, hole - start
+            start = hole
+
+    def is_unchanged(self) -> bool:
+        """Whether the file was not written to since it was opened here."""
+        return same_bytes(Identity.of(self.stat), Identity.of(os.fstat(self.fd)))
 
     def close(self) -> None:
         """See ``Readable``."""

@@ -45,6 +45,9 @@ class DictObjects:
     def size(self, name):
         return len(self.data[name])
 
+    def descriptor(self, name):
+        return None
+
 
 def xattrs(path):
     return {
@@ -195,10 +198,10 @@ class _Builder:
         else:
             limit = min(len(data), len(before))
         extents = []
+        under = before[:limit] + bytes(len(data) - limit)
         for start in range(0, len(data), BLOCK):
             block = data[start : start + BLOCK]
-            shown = (before[:limit] + bytes(len(data)))[start : start + len(block)]
-            if block == shown:
+            if block == under[start : start + BLOCK]:
                 continue
             last = extents[-1] if extents else None
             if last and last[0] + len(last[1]) == start:

@@ -274,6 +274,10 @@ def test_any_patch_goes_through_git(base_ops, ops):
         (area / "base").mkdir()
         for op in base_ops:
             perform(os.fsencode(area / "base"), op)
+        for folder, _, _ in os.walk(area / "base", topdown=False):
+            if not os.listdir(folder):
+                os.rmdir(folder)  # git does not know of empty directories, so they can be in its way
+        (area / "base").mkdir(exist_ok=True)
         session = Session(area)
         try:
             for op in ops:

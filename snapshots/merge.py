@@ -1,0 +1,129 @@
+"""Merging a run: what it changed becomes the base's.
+
+Owns the verb: locks, the checks that come before a plan, and the record in the store.  What is done to the base is
+planned by ``planner`` and done by ``apply``.  Belongs to the thread of the store.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from snapshots.apply import carry_out
+from snapshots.base import BaseTree
+from snapshots.errors import BaseError, Conflict, MergeError, RunState, StoreError
+from snapshots.names import readable
+from snapshots.plan import ConflictKind, PathConflict, Plan
+from snapshots.planner import plan_merge
+from snapshots.runs import Run
+from snapshots.staging import staging_name
+from snapshots.store import Store
+from snapshots.tree import UpperTree
+
+__all__ = ["ConflictKind", "MergeResult", "PathConflict", "Plan", "merge", "plan_merge"]
+
+
+_IN_ORDER = "base_in_order_ns"
+"""Option of a run: when the base was last known to be as the run saw it, later than its beginning."""
+
+
+class MergeResult(msgspec.Struct, frozen=True):
+    """What a merge did, or with ``dry_run`` would do."""
+
+    run_id: str
+    merged: bool
+    """False for a dry run"""
+    plan: Plan
+    leftover: bytes | None
+    """a directory in the base's root that could not be removed and holds nothing that is needed; usually None"""
+
+
+def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
+    """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
+
+    A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
+    per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
+    mounted; RunState when it is merged or discarded; BaseError, StoreError.
+    """
+    run = store.runs.get(run.id)
+    if not run.is_live:
+        raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
+    if dry_run:
+        with BaseTree(run.base) as base:
+            return MergeResult(run.id, False, _plan(store, run, base), None)
+    with _locked(store, run.id), BaseTree(run.base) as base, _alone_in(base):
+        store.runs.check_unmounted(run.id)
+        plan = _plan(store, run, base)
+        leftover = None
+        if plan.operations:
+            try:
+                leftover = carry_out(plan, base, store.objects, staging_name(run.id), lambda: _record(store, run))
+            except (MergeError, StoreError):
+                # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
+                store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
+                raise
+        else:
+            _record(store, run)
+        return MergeResult(run.id, True, plan, leftover)
+
+
+def _plan(store: Store, run: Run, base: BaseTree) -> Plan:
+    """The plan; Conflict when there can be none."""
+    check_is_base_of(base, run)
+    since_ns = max(run.created_ns, run.options.get(_IN_ORDER, 0))
+    plan = plan_merge(UpperTree(store.upper(run.id).load()), base, store.objects, since_ns=since_ns)
+    if plan.conflicts:
+        raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)
+    return plan
+
+
+def check_is_base_of(base: BaseTree, run: Run) -> None:
+    """BaseError when another directory than the run's base has its path now."""
+    st = base.stat_dir(base.root)
+    if (st.st_dev, st.st_ino) != tuple(run.base_identity):
+        raise BaseError(
+            f"{readable(run.base)} is not the directory that run {run.label} was made over; move the original back"
+        )
+
+
+@contextmanager
+def _locked(store: Store, run_id: str) -> Iterator[None]:
+    """Hold the run's lock, unless the caller holds it already; RunBusy."""
+    if store.runs.held_lock(run_id) is not None:
+        yield
+        return
+    with store.runs.lock(run_id):
+        yield
+
+
+@contextmanager
+def _alone_in(base: BaseTree) -> Iterator[None]:
+    """Keep other merges out of the base; MergeError at once when there is one."""
+    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base.fd(base.root))
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MergeError(f"another merge into {readable(base.path)} is under way; wait for it") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _record(store: Store, run: Run) -> None:
+    """Mark the run merged and drop its upper.  Once it is marked, what is left over is the store's garbage."""
+    try:
+        store.discard(run.id, state="merged")
+    except Exception:
+        if store.runs.get(run.id).state != "merged":
+            raise
+
+
+def _refusal(run: Run, conflicts: tuple[PathConflict, ...]) -> str:
+    first = conflicts[0]
+    more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+    where = readable(first.path) or "."
+    return f"run {run.label} conflicts with its base: {where}: {first.message}{more}; nothing was changed"

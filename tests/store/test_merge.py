@@ -1,0 +1,607 @@
+"""Merging: the base ends up as the mirror, attribute by attribute, or is left as it was."""
+
+import errno
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snapshots import durable
+from snapshots.apply import carry_out
+from snapshots.base import BaseTree
+from snapshots.errors import Conflict, MergeError
+from snapshots.plan import ConflictKind
+from snapshots.planner import plan_merge
+from snapshots.tree import UpperTree
+from tests.store.mirror import DictObjects, Mirror
+from tests.store.operations import base_sequences, perform, sequences
+from tests.support.trees import differences, picture
+
+STAGING = b".goexfs-merge-test"
+
+
+@pytest.fixture
+def area(tmp_path):
+    (tmp_path / "base").mkdir()
+    return tmp_path
+
+
+class Session:
+    """A base, a mirror of it to work in, and the merge of what was done there."""
+
+    def __init__(self, area):
+        self.base, self.there = area / "base", area / "run"
+        self.mirror = Mirror(self.base, self.there)
+        self.objects = DictObjects()
+
+    def seal(self, **kwargs):
+        self.state = self.mirror.state(self.objects, **kwargs)
+        self.expected = picture(self.there)
+
+    def plan(self, since_ns=None):
+        with BaseTree(self.mirror.base) as tree:
+            return plan_merge(UpperTree(self.state), tree, self.objects, since_ns=since_ns)
+
+    def merge(self, since_ns=None, record=lambda: None):
+        plan = self.plan(since_ns)
+        assert not plan.conflicts, plan.conflicts
+        with BaseTree(self.mirror.base) as tree:
+            left = carry_out(plan, tree, self.objects, STAGING, record)
+        assert left is None
+        return plan
+
+    def check(self):
+        assert differences(self.expected, picture(self.base)) == []
+
+    def conflicts(self, since_ns=None):
+        return [(c.path.decode(), c.kind) for c in self.plan(since_ns).conflicts]
+
+
+@pytest.fixture
+def start(area):
+    made = []
+
+    def begin():
+        made.append(Session(area))
+        return made[-1]
+
+    yield begin
+    for session in made:
+        session.mirror.close()
+
+
+def write(path, text, mtime=10**18 + 5):
+    path.write_text(text)
+    os.utime(path, ns=(mtime, mtime))
+
+
+def every_kind_of_base(base):
+    write(base / "edited", "content of edited")
+    write(base / "deleted", "gone")
+    write(base / "renamed", "same")
+    write(base / "replaced", "old")
+    write(base / "retyped", "a file")
+    write(base / "mode", "mode")
+    write(base / "attributes", "x")
+    os.setxattr(base / "attributes", "user.kept", b"1")
+    os.setxattr(base / "attributes", "user.gone", b"1")
+    write(base / "one", "linked")
+    os.link(base / "one", base / "two")
+    os.link(base / "one", base / "three")
+    (base / "link").symlink_to("edited")
+    os.mkfifo(base / "pipe")
+    for folder in ("dir/sub", "doomed/sub", "swap1", "swap2", "deep/a/b"):
+        (base / folder).mkdir(parents=True)
+        write(base / folder / "f", folder)
+    write(base / "doomed" / "saved", "saved")
+    (base / "dir" / "sub").chmod(0o500)
+    for folder, _, _ in os.walk(base, topdown=False):
+        os.utime(folder, ns=(10**18, 10**18 + 3))
+
+
+def every_kind_of_change(there):
+    write(there / "edited", "other content entirely")
+    (there / "deleted").unlink()
+    (there / "renamed").rename(there / "dir" / "now")
+    write(there / "new.tmp", "saved by an editor")
+    (there / "new.tmp").rename(there / "replaced")
+    (there / "retyped").unlink()
+    (there / "retyped").mkdir(mode=0o751)
+    write(there / "retyped" / "inner", "inner")
+    (there / "mode").chmod(0o4755)
+    os.setxattr(there / "attributes", "user.new", b"2")
+    os.removexattr(there / "attributes", "user.gone")
+    write(there / "one", "changed under three names")
+    (there / "three").rename(there / "drei")
+    (there / "link").unlink()
+    (there / "link").symlink_to("/nowhere")
+    (there / "pipe").unlink()
+    os.mkfifo(there / "pipe2")
+    (there / "dir").rename(there / "moved")
+    write(there / "moved" / "sub" / "f", "edited below a renamed directory")
+    (there / "moved" / "sub" / "g").symlink_to("f")
+    (there / "doomed" / "saved").rename(there / "saved")
+    shutil.rmtree(there / "doomed")
+    (there / "swap1").rename(there / "t")
+    (there / "swap2").rename(there / "swap1")
+    (there / "t").rename(there / "swap2")
+    (there / "deep" / "a" / "b").rename(there / "b")
+    (there / "deep").rename(there / "b" / "deep")
+    (there / "new" / "tree").mkdir(parents=True)
+    write(there / "new" / "tree" / "f", "new")
+    os.link(there / "new" / "tree" / "f", there / "new" / "hard")
+    (there / "replaced").chmod(0o600)
+    os.chown(there / "replaced", 1000, 1001)
+    os.chown(there / "saved", 1000, 1001)
+    os.chmod(there / "new", 0o2775)
+    os.utime(there / "b", ns=(10**18, 10**18 + 7))
+    there.chmod(0o711)
+
+
+def test_every_kind_of_change(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    places = {"renamed": "moved/now", "dir": "moved", "doomed/saved": "saved", "swap1": "swap2", "deep/a/b": "b"}
+    kept = {name: os.lstat(s.base / name).st_ino for name in places}
+    s.seal()
+    s.merge()
+    s.check()
+    assert {name: os.lstat(s.base / place).st_ino for name, place in places.items()} == kept
+    assert not (s.base / STAGING.decode()).exists()
+
+
+def test_partly_copied_contents(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal(style="ranges", omit_aliases=True, eager=True)
+    s.merge()
+    s.check()
+
+
+def test_nothing_is_done_where_nothing_changed(area, start):
+    write(area / "base" / "f", "f")
+    s = start()
+    s.seal(eager=True)
+    assert s.plan().operations == ()
+
+
+def test_the_same_bytes_again_keep_the_inode(area, start):
+    write(area / "base" / "f", "same bytes")
+    s = start()
+    write(s.there / "f", "same bytes", 10**18 + 99)
+    s.seal()
+    ino = (s.base / "f").stat().st_ino
+    s.merge()
+    s.check()
+    assert (s.base / "f").stat().st_ino == ino
+
+
+def test_holes_stay_holes(area, start):
+    s = start()
+    size = 4 << 20
+    with open(s.there / "sparse", "wb") as file:
+        file.write(b"start")
+        file.truncate(size)
+    s.seal()
+    from snapshots.entries import Content, Extent
+
+    (ino, entry), = [(i, e) for i, e in s.state.entries.items() if e.content is not None]
+    import msgspec
+
+    content = Content(size, 0, (Extent(0, 5, s.objects.put(b"start"), 0),))
+    s.state.entries[ino] = msgspec.structs.replace(entry, content=content)
+    s.merge()
+    s.check()
+    assert (s.base / "sparse").stat().st_blocks < 100
+
+
+def test_holes_of_the_base_stay_holes(area, start):
+    size = 4 << 20
+    with open(area / "base" / "sparse", "wb") as file:
+        file.truncate(size)
+        file.seek(size // 2)
+        file.write(b"middle")
+    s = start()
+    with open(s.there / "sparse", "r+b") as file:
+        file.write(b"start")
+    s.seal()
+    import msgspec
+
+    from snapshots.entries import Content, Extent
+
+    (ino, entry), = [(i, e) for i, e in s.state.entries.items() if e.content is not None]
+    content = Content(size, size, (Extent(0, 5, s.objects.put(b"start"), 0),))
+    s.state.entries[ino] = msgspec.structs.replace(entry, content=content)
+    s.merge()
+    s.check()
+    assert (s.base / "sparse").stat().st_blocks < 100
+
+
+def test_access_control_lists(area, start):
+    def acl(mask):
+        entries = [(1, 7, 0xFFFFFFFF), (2, 6, 1000), (4, 5, 0xFFFFFFFF), (16, mask, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF)]
+        return b"\2\0\0\0" + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+    base = area / "base"
+    write(base / "f", "f")
+    (base / "d").mkdir()
+    try:
+        os.setxattr(base, "system.posix_acl_default", acl(7))
+    except OSError:
+        pytest.skip("no access control lists here")
+    s = start()
+    os.removexattr(s.there, "system.posix_acl_default")
+    for name in ("plain", "new"):
+        write(s.there / name, name)
+    os.setxattr(s.there / "new", "system.posix_acl_access", acl(6))
+    os.setxattr(s.there / "f", "system.posix_acl_access", acl(4))
+    os.setxattr(s.there / "d", "system.posix_acl_default", acl(7))
+    (s.there / "sub").mkdir()
+    write(s.there / "sub" / "inner", "x")
+    os.setxattr(s.there, "system.posix_acl_default", acl(7))
+    s.seal()
+    s.merge()
+    s.check()
+
+
+def test_what_was_below_a_replaced_directory_and_moved(area, start):
+    (area / "base" / "d").mkdir()
+    write(area / "base" / "d" / "f", "f")
+    s = start()
+    (s.there / "d" / "f").rename(s.there / "d.tmp")
+    (s.there / "d").rmdir()
+    (s.there / "d.tmp").rename(s.there / "d")
+    s.seal()
+    s.merge()
+    s.check()
+
+
+def test_an_opaque_directory(area, start):
+    import msgspec
+
+    (area / "base" / "d").mkdir()
+    write(area / "base" / "d" / "hidden", "hidden")
+    write(area / "base" / "d" / "kept", "kept")
+    s = start()
+    (s.there / "d" / "hidden").unlink()
+    write(s.there / "d" / "new", "new")
+    os.utime(s.there / "d" / "kept", ns=(1, 1))
+    s.seal(eager=True)
+    (entry,) = [e for e in s.state.entries.values() if e.origin and e.origin.path == b"d"]
+    s.state.entries[entry.ino] = msgspec.structs.replace(entry, opaque=True)
+    del s.state.links[entry.ino][b"hidden"]
+    s.merge()
+    s.check()
+
+
+def test_a_device(area, start):
+    s = start()
+    try:
+        os.mknod(s.there / "null", stat.S_IFCHR | 0o640, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("may not make devices here")
+    s.seal()
+    s.merge()
+    s.check()
+
+
+def test_trees_deeper_than_path_max(area, start):
+    def nest(root, levels, name=b"n" * 100):
+        fd = os.open(root, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(name, dir_fd=fd)
+            inner = os.open(name, os.O_RDONLY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        return fd
+
+    os.close(nest(area / "base", 30))
+    s = start()
+    fd = os.open(s.there, os.O_RDONLY)
+    names = []
+    while names != [] or not names:
+        found = os.listdir(fd)
+        if not found:
+            break
+        inner = os.open(found[0], os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd, names = inner, found
+    os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    s.seal()
+    s.merge()
+    s.check()
+
+
+def test_an_earlier_interrupted_merge_is_not_overwritten(area, start):
+    s = start()
+    write(s.there / "f", "f")
+    s.seal()
+    (s.base / STAGING.decode()).mkdir()
+    with pytest.raises(MergeError, match="interrupted"):
+        s.merge()
+    assert os.listdir(s.base) == [STAGING.decode()]
+
+
+# -- conflicts
+
+
+def test_identities_that_moved_are_conflicts(area, start):
+    for name in ("edited", "same result", "only touched", "deleted", "mode", "renamed", "gone", "kind", "untouched"):
+        write(area / "base" / name, "content of " + name)
+    (area / "base" / "dir").mkdir()
+    (area / "base" / "dir2").mkdir()
+    (area / "base" / "dir3").mkdir()
+    s = start()
+    write(s.there / "edited", "by the run")
+    write(s.there / "same result", "by both", 10**18 + 6)
+    write(s.there / "gone", "by the run")
+    write(s.there / "kind", "by the run")
+    write(s.there / "untouched", "by the run")
+    (s.there / "mode").chmod(0o600)
+    (s.there / "renamed").rename(s.there / "now")
+    write(s.there / "dir" / "added", "added")
+    (s.there / "dir2").chmod(0o700)
+    (s.there / "dir3").rename(s.there / "dir4")
+    s.seal()
+    write(s.base / "edited", "by the user")
+    write(s.base / "same result", "by both", 10**18 + 7)
+    write(s.base / "mode", "new content")
+    (s.base / "renamed").unlink()
+    (s.base / "gone").unlink()
+    (s.base / "kind").unlink()
+    (s.base / "kind").symlink_to("x")
+    shutil.rmtree(s.base / "dir")
+    (s.base / "dir2").chmod(0o750)
+    (s.base / "dir3").rmdir()
+    before = picture(s.base)
+    assert s.conflicts() == [
+        ("dir", ConflictKind.DELETED_IN_BASE),
+        ("dir2", ConflictKind.ATTRIBUTES),
+        ("dir4", ConflictKind.DELETED_IN_BASE),
+        ("edited", ConflictKind.BOTH_MODIFIED),
+        ("gone", ConflictKind.DELETED_IN_BASE),
+        ("kind", ConflictKind.KIND),
+        ("mode", ConflictKind.BOTH_MODIFIED),
+        ("now", ConflictKind.DELETED_IN_BASE),
+    ]
+    with BaseTree(s.mirror.base) as tree, pytest.raises(ValueError):
+        carry_out(s.plan(), tree, s.objects, STAGING, lambda: None)
+    assert picture(s.base) == before
+
+
+def test_what_the_run_hides_must_not_have_changed_since_it_began(area, start):
+    for name in ("deleted", "replaced", "unchanged"):
+        write(area / "base" / name, name)
+    (area / "base" / "d").mkdir()
+    write(area / "base" / "d" / "f", "f")
+    s = start()
+    for name in ("deleted", "unchanged"):
+        (s.there / name).unlink()
+    shutil.rmtree(s.there / "d")
+    (s.there / "replaced").unlink()
+    write(s.there / "replaced", "new file")
+    write(s.there / "both", "one")
+    write(s.there / "both the same", "same")
+    s.seal()
+    time.sleep(0.02)
+    since = time.time_ns()
+    time.sleep(0.02)
+    assert s.conflicts(since) == []
+    write(s.base / "deleted", "changed")
+    write(s.base / "replaced", "changed")
+    write(s.base / "d" / "new", "new")
+    write(s.base / "both", "two")
+    write(s.base / "both the same", "same")
+    assert s.conflicts(since) == [
+        ("both", ConflictKind.BOTH_ADDED),
+        ("d/new", ConflictKind.MODIFIED_IN_BASE),
+        ("deleted", ConflictKind.MODIFIED_IN_BASE),
+        ("replaced", ConflictKind.BOTH_ADDED),
+    ]
+
+
+def test_changes_elsewhere_in_the_base_are_kept(area, start):
+    for name in ("mine", "theirs", "dir/inner"):
+        (area / "base" / name).parent.mkdir(exist_ok=True)
+        write(area / "base" / name, name)
+    s = start()
+    write(s.there / "mine", "changed by the run")
+    (s.there / "dir").rename(s.there / "moved")
+    s.seal()
+    since = time.time_ns()
+    write(s.base / "theirs", "changed by the user")
+    write(s.base / "dir" / "added", "by the user")
+    s.merge(since)
+    assert (s.base / "mine").read_text() == "changed by the run"
+    assert (s.base / "theirs").read_text() == "changed by the user"
+    assert (s.base / "moved" / "added").read_text() == "by the user"
+
+
+def test_a_change_between_plan_and_apply_takes_everything_back(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal()
+    plan = s.plan()
+    write(s.base / "edited", "at the last moment")
+    before = picture(s.base)
+    with BaseTree(s.mirror.base) as tree, pytest.raises(Conflict) as caught:
+        carry_out(plan, tree, s.objects, STAGING, lambda: None)
+    assert [c.path for c in caught.value.conflicts] == [b"edited"]
+    assert differences(before, picture(s.base)) == []
+
+
+def test_a_directory_replaced_by_a_symlink_between_plan_and_apply(area, start):
+    (area / "base" / "d").mkdir()
+    write(area / "base" / "d" / "f", "f")
+    outside = area / "outside"
+    outside.mkdir()
+    write(outside / "f", "f")
+    s = start()
+    write(s.there / "d" / "f", "changed")
+    write(s.there / "d" / "g", "added")
+    s.seal()
+    plan = s.plan()
+    (s.base / "d").rename(s.base / "was d")
+    (s.base / "d").symlink_to(outside)
+    before, there = picture(s.base), picture(outside)
+    with BaseTree(s.mirror.base) as tree, pytest.raises((Conflict, MergeError)):
+        carry_out(plan, tree, s.objects, STAGING, lambda: None)
+    assert differences(before, picture(s.base)) == []
+    assert differences(there, picture(outside)) == []
+
+
+def test_a_record_that_fails_takes_everything_back(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal()
+    before = picture(s.base)
+
+    def record():
+        raise RuntimeError("the store is full")
+
+    with pytest.raises(RuntimeError):
+        s.merge(record=record)
+    assert differences(before, picture(s.base)) == []
+
+
+# -- failures
+
+
+class Seam:
+    """Fails the Nth step at the write seam."""
+
+    def __init__(self, fail_at=None, number=errno.EIO):
+        self.count, self.fail_at, self.number = 0, fail_at, number
+        self.names = []
+
+    def __call__(self, name, where):
+        self.count += 1
+        self.names.append(name)
+        if self.count == self.fail_at:
+            raise OSError(self.number, os.strerror(self.number), where)
+
+    def __enter__(self):
+        durable.seam = self
+        return self
+
+    def __exit__(self, *exc):
+        durable.seam = None
+
+
+def test_every_step_failing_in_turn_is_taken_back(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal(style="ranges")
+    before = picture(s.base)
+    plan = s.plan()
+    recorded = []
+    failed = 0
+    for number in range(1, 10_000):
+        with BaseTree(s.mirror.base) as tree, Seam(number) as seam:
+            try:
+                left = carry_out(plan, tree, s.objects, STAGING, lambda: recorded.append(seam.count))
+                break
+            except MergeError:
+                failed += 1
+        assert not recorded
+        assert differences(before, picture(s.base)) == [], f"step {number}: {seam.names[-1]}"
+        plan = s.plan(time.time_ns())  # ctimes have changed, and that is in order
+    # The first step whose failure does no harm comes after the record: only the staging directory is left.
+    assert number > recorded[0]
+    assert left is not None
+    (s.base / os.fsdecode(left)).rename(area / "left")
+    os.utime(s.base, ns=plan.root_times_ns)
+    s.check()
+    assert failed > 80
+    print(f"{failed} steps failed in turn")
+
+
+def test_failures_after_the_record_leave_the_new_tree(area, start):
+    write(area / "base" / "f", "f")
+    (area / "base" / "d" / "e").mkdir(parents=True)
+    s = start()
+    write(s.there / "f", "changed")
+    shutil.rmtree(s.there / "d")
+    s.seal()
+    saved = shutil.copytree(s.base, area / "saved")
+    plan = s.plan()
+    after = None
+    for number in range(1, 1000):
+        with BaseTree(s.mirror.base) as tree, Seam() as seam:
+            def record(seam=seam, number=number):
+                seam.fail_at = seam.count + number
+
+            left = carry_out(plan, tree, s.objects, STAGING, record)
+        if left is not None:
+            shutil.rmtree(s.base / os.fsdecode(left))
+        assert (s.base / "f").read_text() == "changed"
+        assert not (s.base / "d").exists()
+        if seam.count < seam.fail_at:
+            break
+        after = number
+        shutil.rmtree(s.base)
+        shutil.copytree(saved, s.base)
+        mirror = Mirror(s.base, area / f"run{number}")
+        write(area / f"run{number}" / "f", "changed")
+        shutil.rmtree(area / f"run{number}" / "d")
+        s.mirror.close()
+        s.mirror, s.there = mirror, area / f"run{number}"
+        s.seal()
+        plan = s.plan()
+    assert after is not None
+    assert after > 5
+
+
+@settings(max_examples=2 * settings.default.max_examples)
+@given(base_sequences, sequences, st.sampled_from(["whole", "ranges"]), st.booleans(), st.booleans())
+def test_merging_makes_the_base_what_the_run_showed(base_ops, ops, style, omit_aliases, eager):
+    with tempfile.TemporaryDirectory(prefix="gxm-") as name:
+        area = Path(name)
+        (area / "base").mkdir()
+        for op in base_ops:
+            perform(os.fsencode(area / "base"), op)
+        s = Session(area)
+        try:
+            for op in ops:
+                perform(os.fsencode(s.there), op)
+            s.seal(style=style, omit_aliases=omit_aliases, eager=eager)
+            s.merge()
+            s.check()
+        finally:
+            s.mirror.close()
+
+
+@given(base_sequences, sequences, st.integers(min_value=1, max_value=60))
+def test_a_failure_anywhere_leaves_the_base_as_it_was(base_ops, ops, number):
+    with tempfile.TemporaryDirectory(prefix="gxm-") as name:
+        area = Path(name)
+        (area / "base").mkdir()
+        for op in base_ops:
+            perform(os.fsencode(area / "base"), op)
+        s = Session(area)
+        try:
+            for op in ops:
+                perform(os.fsencode(s.there), op)
+            s.seal()
+            before = picture(s.base)
+            plan = s.plan()
+            with BaseTree(s.mirror.base) as tree, Seam(number):
+                try:
+                    carry_out(plan, tree, s.objects, STAGING, lambda: None)
+                except MergeError:
+                    assert differences(before, picture(s.base)) == []
+        finally:
+            s.mirror.close()
