@@ -138,7 +138,7 @@ def test_a_wish_is_not_asked_for(wish: str, goexfs: Command, terminals: list[Ter
 
 
 def test_ctrl_c_ends_the_command_and_then_it_asks(goexfs: Command, terminals: list[Terminal]) -> None:
-    terminal = goexfs.terminal("run", "--", "sh", "-c", "echo new > added; echo ready; sleep 60")
+    terminal = goexfs.terminal("run", "--", "sh", "-c", "echo new > added; echo ready; exec sleep 60")
     terminals.append(terminal)
     terminal.expect("ready")
     terminal.type("\x03")

@@ -1,6 +1,7 @@
 """``diff``, ``merge``, ``discard``, ``ls``, ``show``, ``gc`` and ``fsck`` as processes, on real runs."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Command
+from goexfs import open_store
+from tests.cli.conftest import GOEXFS, Command, environment
 from tests.support.trees import differences, picture
 
 EDIT = """
@@ -16,7 +18,9 @@ echo more >> README; rm src/tool.sh; mv src/pkg src/parcel; chmod 600 src/parcel
 printf 'a\\nb\\n' > new.txt; printf '\\001\\002\\000' > new.bin; ln -s new.txt symlink; chmod +x docs/data.bin
 sed -i s/line_7/LINE_7/ src/parcel/core.py; rm docs/link; mkdir -p deep/er; echo x > deep/er/file
 """
-HOSTILE = "touch -- \"$(printf 'x\\033[2Jy')\" \"$(printf 'new\\nline')\" \"$(printf 'raw\\377')\" 'spa ce' '\"quoted\"' -dash"
+HOSTILE = (
+    """touch -- "$(printf 'x\\033[2Jy')" "$(printf 'new\\nline')" "$(printf 'raw\\377')" 'spa ce' '"quoted"' -dash"""
+)
 
 
 @pytest.fixture
@@ -134,8 +138,6 @@ def test_a_colored_patch_is_harmless_even_when_piped(goexfs: Command) -> None:
 
 def test_a_reader_that_has_seen_enough(goexfs: Command) -> None:
     run = goexfs.kept("seq 200000 > big; seq 300000 > big2")
-    from tests.cli.conftest import GOEXFS, environment
-
     script = 'set -o pipefail; "$@" | head -n 1'
     done = subprocess.run(
         ["bash", "-c", script, "bash", *GOEXFS, "diff", run],
@@ -246,14 +248,15 @@ def test_show(goexfs: Command, edited: str, fresh_base: Path) -> None:
 
 def test_refs_that_mean_no_run_or_several(goexfs: Command, area: Path) -> None:
     assert goexfs("show", "x").returncode == 74, "there is no store yet"
-    ids = [goexfs.kept(f"echo {n} > new") for n in range(2)]
+    goexfs.kept("echo x > new")
     assert goexfs("show", "no-such").returncode == 67
     assert goexfs("show", "@", cwd=area).returncode == 67
-    while len({run[0] for run in ids}) == len(ids):  # until two ids begin with the same character
-        ids.append(goexfs.kept("echo more > new"))
-    done = goexfs("show", ids[-1][0])
+    with open_store() as store:  # until two ids begin with the same character
+        ids = [store.store.runs.create(base=os.fsencode(goexfs.cwd)).id for _ in range(33)]
+    first = next(run[0] for run in ids if sum(other[0] == run[0] for other in ids) > 1)
+    done = goexfs("show", first)
     assert done.returncode == 68
-    assert ids[-1] in done.stderr
+    assert sum(run in done.stderr for run in ids) > 1
 
 
 def test_gc(goexfs: Command, edited: str) -> None:
@@ -290,7 +293,6 @@ def test_statuses_of_stores_that_cannot_be_used(
 ) -> None:
     file = area / "file"
     file.touch()
-    from tests.cli.conftest import environment
 
     def status(home: Path, *words: str | Path, cwd: Path | None = None) -> int:
         done = goexfs(*words, env=environment(GOEXFS_HOME=str(home)), cwd=cwd)
@@ -311,8 +313,6 @@ def test_statuses_of_stores_that_cannot_be_used(
 
 
 def test_completion_of_runs(goexfs: Command, edited: str) -> None:
-    from tests.cli.conftest import environment
-
     def completed(words: str, position: int) -> str:
         environ = environment(_GOEXFS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(position))
         return goexfs(env=environ).stdout
