@@ -197,6 +197,8 @@ class _Builder:
             limit, before = 0, b""
         else:
             limit = min(len(data), len(before))
+        if not limit and len(data) > 1 << 20:
+            return Content(len(data), 0, (Extent(0, len(data), self.objects.put(data), 0),))
         extents = []
         under = before[:limit] + bytes(len(data) - limit)
         for start in range(0, len(data), BLOCK):
