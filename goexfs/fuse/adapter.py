@@ -25,6 +25,7 @@ from snapshots.entries import INLINE_LIMIT
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
+_ACL = b"system.posix_acl_"
 
 
 class Adapter(pyfuse3.Operations):
@@ -200,6 +201,10 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        if name.startswith(_ACL):
+            # Kept like any other attribute it would be a lie: nobody evaluates it, and the mode it implies would not be
+            # set.  Refused, programs (sed -i, cp -p) set the mode instead.
+            raise FUSEError(errno.EOPNOTSUPP)
         self._overlay.setxattr(self._changed_by(ctx, ino), name, value)
 
     @request
