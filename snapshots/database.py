@@ -15,7 +15,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,29 +41,47 @@ _SCHEMA = """
 CREATE TABLE runs (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, name TEXT, state TEXT NOT NULL, base BLOB NOT NULL,
     created_ns INTEGER NOT NULL, changed_ns INTEGER NOT NULL, next_ino INTEGER NOT NULL, record BLOB NOT NULL,
-    journal INTEGER NOT NULL DEFAULT 1, over INTEGER NOT NULL DEFAULT 0
+    journal INTEGER NOT NULL DEFAULT 1, over INTEGER NOT NULL DEFAULT 0,
+    horizon INTEGER NOT NULL DEFAULT 1, history_limit INTEGER NOT NULL DEFAULT 268435456
 ) STRICT;
 CREATE UNIQUE INDEX runs_live_name ON runs (name) WHERE state IN ('active', 'kept');
 CREATE TABLE objects (
     id INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, place INTEGER NOT NULL, data BLOB
 ) STRICT;
 CREATE TABLE entries (
-    run INTEGER NOT NULL, ino INTEGER NOT NULL, changed INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, ino)
+    run INTEGER NOT NULL, until INTEGER NOT NULL, ino INTEGER NOT NULL, since INTEGER NOT NULL,
+    changed INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, until, ino)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE links (
-    run INTEGER NOT NULL, parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL,
-    PRIMARY KEY (run, parent, name)
+    run INTEGER NOT NULL, until INTEGER NOT NULL, parent INTEGER NOT NULL, name BLOB NOT NULL, since INTEGER NOT NULL,
+    ino INTEGER NOT NULL, PRIMARY KEY (run, until, parent, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE uses (
-    run INTEGER NOT NULL, ino INTEGER NOT NULL, object INTEGER NOT NULL, PRIMARY KEY (run, ino, object)
+    run INTEGER NOT NULL, until INTEGER NOT NULL, ino INTEGER NOT NULL, object INTEGER NOT NULL,
+    PRIMARY KEY (run, until, ino, object)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE checkpoints (
+    run INTEGER NOT NULL, position INTEGER NOT NULL, time_ns INTEGER NOT NULL, PRIMARY KEY (run, position)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE snapshots (
+    key INTEGER PRIMARY KEY, run INTEGER NOT NULL, position INTEGER NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    message TEXT NOT NULL, created_ns INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX snapshots_name ON snapshots (run, name);
+CREATE INDEX snapshots_position ON snapshots (run, position);
+CREATE TABLE forks (
+    run INTEGER PRIMARY KEY, parent INTEGER NOT NULL, position INTEGER NOT NULL, began_ns INTEGER NOT NULL
+) STRICT;
+CREATE INDEX forks_parent ON forks (parent, position);
 CREATE INDEX uses_object ON uses (object, run);
 CREATE TABLE loose (
     object INTEGER NOT NULL, holder INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (object, holder)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX loose_holder ON loose (holder, run);
 """
-TABLES = frozenset({"runs", "objects", "entries", "links", "uses", "loose"})
+TABLES = frozenset(
+    {"runs", "objects", "entries", "links", "uses", "loose", "checkpoints", "snapshots", "forks"}
+)
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH})
 _UNUSABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH})
@@ -78,7 +96,8 @@ _T = TypeVar("_T")
 class Database:
     """An open connection.  Errors of every method: StoreDamaged, StoreFull, StoreUnusable."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, making: AbstractContextManager[None]) -> None:
+        """Open the database, made if need be inside ``making``, which lets in one process at a time."""
         self.path = path
         self._depth = 0
         try:
@@ -95,33 +114,25 @@ class Database:
         except sqlite3.Error as exc:
             raise self.failure(exc) from exc
         try:
-            self._set_up()
+            self._set_up(making)
         except BaseException:
             self._sql.close()
             raise
 
-    def _set_up(self) -> None:
-        """Make or check the schema, and set what belongs to the connection.  The caller excludes other makers."""
+    def _set_up(self, making: AbstractContextManager[None]) -> None:
+        """Make or check the schema, and set what belongs to the connection."""
         self._pragma("synchronous=NORMAL")
         self._pragma("cache_size=-8000")  # KiB: a batch of small objects fits
         self._pragma(f"wal_autocheckpoint={_LOG_PAGES}")
         self._pragma("secure_delete=OFF")  # Debian's default zeroes what is freed: a discard would write it all again
         self._pragma("cell_size_check=ON")  # this file may be damaged: find out early
         self._pragma(f"journal_size_limit={_LOG_LIMIT}")
-        version = self._pragma("user_version")
-        application = self._pragma("application_id")
-        tables = {name for (name,) in self.all("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if version == 0 and application == 0 and not tables:
-            self._pragma(f"page_size={_PAGE_SIZE}")
-            self._pragma("auto_vacuum=INCREMENTAL")  # only before the first table
-            self._pragma("journal_mode=WAL")
-            with self.transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        self.run(statement)
-                self._pragma(f"application_id={APPLICATION_ID}")
-                self._pragma(f"user_version={FORMAT}")
-            return
+        version, application, tables = self._contents()
+        if not version and not application and not tables:
+            with making:
+                if not self._contents()[2]:
+                    self._make()
+            version, application, tables = self._contents()
         if application != APPLICATION_ID:
             raise StoreDamaged(f"{self.path} is not the database of a store; move it away, or name another store")
         if version > FORMAT:
@@ -134,6 +145,24 @@ class Database:
             what = f"table {sorted(missing)[0]} is missing" if missing else f"format {version} never existed"
             raise StoreDamaged(f"the database {self.path} is damaged: {what}")
         self._pragma("journal_mode=WAL")
+
+    def _contents(self) -> tuple[int, int, set[str]]:
+        """Format, application and tables of the file, as of one instant."""
+        with self.snapshot():
+            tables = {name for (name,) in self.all("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+            return int(self._pragma("user_version")), int(self._pragma("application_id")), tables
+
+    def _make(self) -> None:
+        """Make the schema, in one transaction with what says that it is there."""
+        self._pragma(f"page_size={_PAGE_SIZE}")
+        self._pragma("auto_vacuum=INCREMENTAL")  # only before the first table
+        self._pragma("journal_mode=WAL")
+        with self.transaction():
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    self.run(statement)
+            self._pragma(f"application_id={APPLICATION_ID}")
+            self._pragma(f"user_version={FORMAT}")
 
     def close(self) -> None:
         """Close the connection; a second time is fine."""

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 
 from snapshots import durable, gc
-from snapshots.errors import StoreError
+from snapshots.errors import StoreDamaged, StoreError
 from snapshots.findings import Finding, FsckReport, Kind
 from snapshots.hashing import DIGEST_SIZE
 from snapshots.layout import DIRECTORY_MODE, OBJECT_MODE
@@ -44,18 +44,28 @@ class _Check:
 
     def run(self) -> FsckReport:
         self._check_database()
-        self._check_directories()
-        self._check_objects()
-        self._check_runs()
-        self._check_unheld()
-        self._check_files()
-        self._check_modes()
-        if self._repair:
-            self._store.objects.collect()
+        for check in (
+            self._check_directories,
+            self._check_objects,
+            self._check_runs,
+            self._check_unheld,
+            self._check_files,
+            self._check_modes,
+            self._collect,
+        ):
+            try:
+                check()
+            except StoreDamaged as exc:  # a part of the database cannot even be read: say so, and go on with the rest
+                self._found(Kind.DATABASE, str(self._db.path), f"{check.__name__.strip('_').replace('_', ' ')}: {exc}")
         return FsckReport(tuple(self._findings), self._objects, self._bytes, self._runs, self._entries)
 
     def _found(self, kind: Kind, what: str, detail: str, repaired: bool = False) -> None:
         self._findings.append(Finding(kind, what, detail, repaired))
+
+    def _collect(self) -> None:
+        """What repairs made garbage goes at once."""
+        if self._repair:
+            self._store.objects.collect()
 
     # the database
 

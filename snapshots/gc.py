@@ -174,7 +174,8 @@ def _tombstones(store: Store, before_ns: int) -> int:
         return store.database.run(
             "DELETE FROM runs WHERE state IN ('merged', 'discarded') AND changed_ns < ?"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run = runs.key)"
-            " AND NOT EXISTS (SELECT 1 FROM links WHERE run = runs.key)",
+            " AND NOT EXISTS (SELECT 1 FROM links WHERE run = runs.key)"
+            " AND NOT EXISTS (SELECT 1 FROM forks WHERE parent = runs.key)",
             (before_ns,),
         )
 

@@ -13,18 +13,17 @@ import secrets
 import stat
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from snapshots import durable, locks
-from snapshots.database import Database, Row
+from snapshots.database import Database
 from snapshots.entries import FIRST_NEW_INO
 from snapshots.errors import (
     BaseError,
     RunAmbiguous,
     RunBusy,
-    RunError,
     RunExists,
     RunState,
     RunUnknown,
@@ -35,75 +34,18 @@ from snapshots.layout import DIRECTORY_MODE, Layout
 from snapshots.lease import Lease
 from snapshots.names import readable
 from snapshots.reserve import Reserve
+from snapshots.runrecord import COLUMNS, FIELDS, LIVE, STATES, Run, State, check_name, pack, unpack
 
-State = Literal["active", "kept", "merged", "discarded"]
-STATES: tuple[State, ...] = ("active", "kept", "merged", "discarded")
-LIVE: tuple[State, ...] = ("active", "kept")
-"""States of a run that still has something to decide about; names are unique among these."""
+__all__ = ["LIVE", "STATES", "Run", "RunLock", "Runs", "State"]
 
 ID_LENGTH = 12
-NAME_LIMIT = 100
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # 32 characters; without i, l, o, u, which are misread
-_SELECT = "SELECT id, name, state, base, created_ns, changed_ns, record FROM runs"
+_SELECT = f"SELECT {COLUMNS} FROM runs"
 _RUN_LOCK_BYTE = 0
 _CANDIDATES = 8  # candidates named in a message
 
-
-class Run(msgspec.Struct, frozen=True):
-    """One run as recorded; a value, not updated when the record is."""
-
-    id: str
-    """``ID_LENGTH`` characters of 0-9a-z"""
-    name: str | None
-    """None when the user gave none"""
-    base: bytes
-    """absolute path"""
-    base_identity: tuple[int, int]
-    """device and inode number of the base when the run was made"""
-    state: State
-    command: tuple[str, ...]
-    """empty for a run that was only mounted; undecodable bytes as surrogates (``os.fsencode`` gives them back)"""
-    created_ns: int
-    changed_ns: int
-    """when the record was last changed"""
-    exit_status: int | None
-    """of the last command; None when none has ended"""
-    mountpoint: bytes | None
-    """None when not mounted, as far as was recorded"""
-    pid: int | None
-    """of the process that serves the mount; None when not mounted, as far as was recorded"""
-    options: dict[str, Any]
-    """what the session wants back when it mounts the run again; plain values"""
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the run is active or kept."""
-        return self.state in LIVE
-
-    @property
-    def label(self) -> str:
-        """How to call the run in a message: its name, else its id."""
-        return self.name or self.id
-
-
 RunList = list[Run]  # inside Runs, ``list`` is a method
-
-
-class _Record(msgspec.Struct, frozen=True):
-    """The fields of a run that nothing selects by: the column ``record``."""
-
-    base_identity: tuple[int, int]
-    command: tuple[bytes, ...]
-    exit_status: int | None = None
-    mountpoint: bytes | None = None
-    pid: int | None = None
-    options: dict[str, Any] = {}
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(_Record).decode
-_FIELDS = frozenset({"name", "state", "command", "exit_status", "mountpoint", "pid", "options", "base_identity"})
 
 
 class RunLock:
@@ -164,17 +106,20 @@ class Runs:
         if name is not None:
             check_name(name)
         path = _normal(base)
-        record = _Record(_identity(path), tuple(os.fsencode(part) for part in command), options=dict(options or {}))
+        identity = _identity(path)
         now = time.time_ns()
         with self._db.transaction():
             if name is not None:
                 self._check_free(name)
             run_id = self._new_id()
+            run = Run(
+                run_id, name, path, identity, "active", tuple(command), now, now, None, None, None, dict(options or {})
+            )
             self.make_directory(run_id)
             self._db.insert(
                 "INSERT INTO runs (id, name, state, base, created_ns, changed_ns, next_ino, record)"
                 " VALUES (?, ?, 'active', ?, ?, ?, ?, ?)",
-                (run_id, name, path, now, now, FIRST_NEW_INO, _encode(record)),
+                (run_id, name, path, now, now, FIRST_NEW_INO, pack(run)),
             )
         return self.get(run_id)
 
@@ -183,7 +128,7 @@ class Runs:
         row = self._db.one(f"{_SELECT} WHERE id = ?", (run_id,))
         if row is None:
             raise RunUnknown(f"no run {run_id}; `goexfs ls --all` lists them")
-        return _run(row)
+        return unpack(row)
 
     def resolve(self, ref: str, *, cwd: bytes | None = None) -> Run:
         """The run that a user means by an id, a name, an unambiguous beginning of an id, or ``@``.
@@ -196,7 +141,7 @@ class Runs:
         ref = ref.encode("utf-8", "replace").decode()  # what cannot be text is no reference, and SQLite refuses it
         row = self._db.one(f"{_SELECT} WHERE id = ?", (ref,))
         if row is not None:
-            return _run(row)
+            return unpack(row)
         named = self._rows("name = ?", (ref,))
         prefix = ref.lower()
         started = [] if named or not prefix.isalnum() else self._rows("substr(id, 1, ?) = ?", (len(prefix), prefix))
@@ -228,7 +173,7 @@ class Runs:
         Works on a full disk too, as long as the reserve lasts: that a run ended must be recorded somewhere.
         Errors: RunUnknown; RunExists or RunError for the name.
         """
-        unknown = fields.keys() - _FIELDS
+        unknown = fields.keys() - FIELDS
         if unknown:
             raise TypeError(f"a run has no field {sorted(unknown)[0]!r} to update")
         if fields.get("state", "active") not in STATES:
@@ -251,11 +196,16 @@ class Runs:
         return run
 
     def forget(self, run_id: str) -> None:
-        """Drop the record of a discarded run: nothing of it remains.  Errors: RunUnknown, RunState."""
+        """Drop the record of a discarded run: nothing of it remains, but for what forks need of it.
+
+        Errors: RunUnknown, RunState.
+        """
         with self._db.transaction():
             run = self.get(run_id)
             if run.state != "discarded":
                 raise RunState(f"run {run.label} is {run.state}; only a discarded run can be forgotten")
+            if self._db.one("SELECT 1 FROM runs JOIN forks ON parent = runs.key WHERE id = ?", (run_id,)) is not None:
+                return  # the record stays with what forks see of the run
             if run_id in self.given_up():
                 raise RunState(f"run {run.label} has not been freed wholly yet; `goexfs gc` does it")
             self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
@@ -263,10 +213,7 @@ class Runs:
 
     def given_up(self) -> tuple[str, ...]:
         """Ids of runs of which rows are left that nobody wants any more."""
-        rows = self._db.all(
-            "SELECT id FROM runs WHERE over AND (EXISTS (SELECT 1 FROM entries WHERE run = key)"
-            " OR EXISTS (SELECT 1 FROM links WHERE run = key) OR EXISTS (SELECT 1 FROM uses WHERE run = key))"
-        )
+        rows = self._db.all("SELECT id FROM runs WHERE over = 1")
         return tuple(run_id for (run_id,) in rows)
 
     def directory(self, run_id: str) -> Path:
@@ -278,8 +225,7 @@ class Runs:
 
         Errors: RunBusy at once if anybody holds it (also this process); RunUnknown; RunState if it is discarded.
         """
-        held = self._held.get(run_id)
-        fd = -1 if held is not None and held.held else self._open_lock(run_id)
+        fd = -1 if self.held_lock(run_id) is not None else self._open_lock(run_id)
         if fd < 0 or not locks.try_lock(fd, _RUN_LOCK_BYTE):
             if fd >= 0:
                 os.close(fd)
@@ -294,7 +240,10 @@ class Runs:
     def held_lock(self, run_id: str) -> RunLock | None:
         """The lock on this run that was taken here and not released, if any."""
         lock = self._held.get(run_id)
-        return lock if lock is not None and lock.held else None
+        if lock is not None and not lock.held:
+            del self._held[run_id]
+            return None
+        return lock
 
     def is_locked(self, run_id: str) -> bool:
         """Whether anybody holds the run's lock; asks without taking it.  False for a discarded run."""
@@ -358,20 +307,12 @@ class Runs:
     # records
 
     def _rows(self, where: str, args: tuple[object, ...]) -> RunList:
-        return [_run(row) for row in self._db.all(f"{_SELECT} WHERE {where} ORDER BY created_ns, key", args)]
+        return [unpack(row) for row in self._db.all(f"{_SELECT} WHERE {where} ORDER BY key", args)]
 
     def _write(self, run: Run) -> None:
-        record = _Record(
-            run.base_identity,
-            tuple(os.fsencode(part) for part in run.command),
-            run.exit_status,
-            run.mountpoint,
-            run.pid,
-            run.options,
-        )
         self._db.run(
             "UPDATE runs SET name = ?, state = ?, changed_ns = ?, record = ? WHERE id = ?",
-            (run.name, run.state, run.changed_ns, _encode(record), run.id),
+            (run.name, run.state, run.changed_ns, pack(run), run.id),
         )
 
     def _check_free(self, name: str, but: str = "") -> None:
@@ -399,43 +340,6 @@ class Runs:
             ) from None
         except OSError as exc:
             raise durable.failure(exc, f"cannot lock run {run_id}") from exc
-
-
-def check_name(name: str) -> None:
-    """Raise RunError unless ``name`` can name a run: printable, no spaces, ``/`` or ``@``, not like an option."""
-    if not 0 < len(name) <= NAME_LIMIT:
-        problem = "it is empty" if not name else f"it is longer than {NAME_LIMIT} characters"
-    elif name.startswith("-"):
-        problem = "it looks like an option"
-    elif not name.isprintable() or any(char.isspace() for char in name):
-        problem = "it has spaces or characters that cannot be printed"
-    elif "/" in name or "@" in name:
-        problem = "it has '/' or '@' in it"
-    else:
-        return
-    raise RunError(f"{name!r} cannot name a run: {problem}")
-
-
-def _run(row: Row) -> Run:
-    run_id, name, state, base, created_ns, changed_ns, blob = row
-    try:
-        record = _decode(blob)
-    except msgspec.MsgspecError as exc:
-        raise StoreDamaged(f"the record of run {run_id} is damaged ({exc}); `goexfs fsck` says what else is") from exc
-    return Run(
-        run_id,
-        name,
-        base,
-        record.base_identity,
-        state,
-        tuple(os.fsdecode(part) for part in record.command),
-        created_ns,
-        changed_ns,
-        record.exit_status,
-        record.mountpoint,
-        record.pid,
-        record.options,
-    )
 
 
 def _candidates(runs: RunList) -> str:

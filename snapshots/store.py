@@ -42,7 +42,7 @@ class Store:
         self.layout = layout
         self.lease = Lease(layout)
         try:
-            self.database = Database(layout.database)
+            self.database = Database(layout.database, Making(layout))
         except BaseException:
             self.lease.close()
             raise
@@ -60,8 +60,7 @@ class Store:
         """
         layout = Layout(Path(os.path.abspath(path)))
         layout.prepare(create=create)
-        with Making(layout):
-            return cls(layout, hasher)
+        return cls(layout, hasher)
 
     def close(self) -> None:
         """Close everything and give up what this store held; a second time is fine."""

@@ -1,19 +1,22 @@
-"""One run's upper in the store: reading it whole, and applying checkpoints.
+"""One run's upper in the store: reading it whole, now or as it was, and applying checkpoints.
 
-Owns the tables ``entries``, ``links`` and ``uses``.  Knows how records are encoded (msgpack) and nothing of what they
-mean to the overlay.  Belongs to one store, so to one thread.
+Owns the tables ``entries``, ``links``, ``uses`` and ``checkpoints`` (``snapshots.versions`` has the rules of their
+versions).  Knows how records are encoded (msgpack) and nothing of what they mean to the overlay.  Belongs to one store,
+so to one thread.
 """
 
+import time
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import msgspec
 
 from snapshots.database import Database
-from snapshots.entries import Changed, Checkpoint, Entry, UpperState
-from snapshots.errors import ObjectMissing, RunState, RunUnknown, StoreDamaged
+from snapshots.entries import WHITEOUT, Changed, Checkpoint, Entry, UpperState
+from snapshots.errors import HistoryGone, ObjectMissing, RunState, RunUnknown, StoreDamaged
 from snapshots.lease import NOBODY, Lease
 from snapshots.objects import Collected, Objects, Place
+from snapshots.versions import FOREVER, NOTHING, Closing, inherited_names, is_held, parent_of, pins, prune, read
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -32,7 +35,7 @@ class Usage(NamedTuple):
     """names of the base that the run deleted or moved away"""
     objects: int
     bytes: int
-    """sum of the sizes of the objects that its entries use, shared ones too"""
+    """sum of the sizes of the objects that its entries use, shared ones and those of former versions too"""
 
 
 class _Run(NamedTuple):
@@ -43,6 +46,8 @@ class _Run(NamedTuple):
     state: str
     journal: int
     over: int
+    horizon: int
+    history_limit: int
 
 
 class Upper:
@@ -54,17 +59,23 @@ class Upper:
         self._lease = lease
         self.run_id = run_id
 
-    def load(self) -> UpperState:
-        """All entries and links, as of one instant."""
+    def load(self, at: int | None = None) -> UpperState:
+        """All entries and links as of one instant: now, or of the last checkpoint at journal position ``at`` or before.
+
+        ``UpperState.journal`` is the position of that checkpoint.  Errors: HistoryGone when that version is not kept.
+        """
         with self._db.snapshot():
             run = self._run()
             if run.over:
                 return UpperState({}, {}, run.next_ino, run.journal)
-            key = run.key
-            entry_rows = self._db.all("SELECT ino, data FROM entries WHERE run = ?", (key,))
-            link_rows = self._db.all("SELECT parent, name, ino FROM links WHERE run = ?", (key,))
+            if at is None or at == run.journal:
+                position = run.journal
+                entry_rows, link_rows = read(self._db, run.key)
+            else:
+                position = self._checkpoint_before(run, at)
+                entry_rows, link_rows = read(self._db, run.key, at)
         entries: dict[int, Entry] = {}
-        for stored, blob in entry_rows:
+        for stored, blob in entry_rows.items():
             ino = from_stored(stored)
             try:
                 entries[ino] = _decode(blob)
@@ -73,9 +84,20 @@ class Upper:
                     f"the entry of inode {ino} of run {self.run_id} is damaged ({exc}); `goexfs fsck` says what else is"
                 ) from exc
         links: dict[int, dict[bytes, int]] = {}
-        for parent, name, ino in link_rows:
+        for (parent, name), ino in link_rows.items():
             links.setdefault(from_stored(parent), {})[name] = from_stored(ino)
-        return UpperState(entries, links, run.next_ino, run.journal)
+        return UpperState(entries, links, run.next_ino, position)
+
+    def _checkpoint_before(self, run: _Run, at: int) -> int:
+        if at > run.journal:
+            raise HistoryGone(f"run {self.run_id} has not come to record {at - 1} of its journal yet")
+        if at < run.horizon and not is_held(pins(self._db, run.key), at, at + 1):
+            raise HistoryGone(
+                f"the history of run {self.run_id} is kept from record {run.horizon} on, and of what came before only"
+                " its snapshots; `goexfs snapshots` lists them"
+            )
+        row = self._db.one("SELECT max(position) FROM checkpoints WHERE run = ? AND position <= ?", (run.key, at))
+        return int(row[0]) if row is not None and row[0] is not None else 1
 
     def commit(self, checkpoint: Checkpoint, *, hold: Collection[bytes] | None = None) -> None:
         """Apply a checkpoint, all or nothing.
@@ -102,104 +124,129 @@ class Upper:
             key = run.key
             if run.over or run.state in ("merged", "discarded"):
                 raise RunState(f"run {self.run_id} has been {run.state}: nothing more can be changed in it")
-            touched = [(key, ino) for ino, _, _ in rows] + [(key, ino) for ino in gone]
-            dropped = self._drop_uses(touched)
-            self._db.many("DELETE FROM entries WHERE run = ? AND ino = ?", ((key, ino) for ino in gone))
+            held = pins(self._db, key)
+            position = max(checkpoint.journal or run.journal, 1)
+            if not checkpoint.journal and held and held[-1] >= position:
+                position = held[-1] + 1  # nobody counts: the version that is held must stay another one
+            is_fork = parent_of(self._db, key) is not None
+            # What was true at the position before this one is kept for the history, unless nobody wants one.
+            closing = Closing(self._db, key, position, position - 1 if run.history_limit else max(held, default=0))
+            closing.entries([ino for ino, _, _ in rows] + gone)
             # A directory that is gone leaves the whiteouts that were in it.
-            self._db.many("DELETE FROM links WHERE run = ? AND parent = ?", ((key, ino) for ino in gone))
+            unlinked += [(ino, name) for ino in gone for name in self._names_in(closing, ino, is_fork)]
+            closing.links([*unlinked, *((parent, name) for parent, name, _ in links)])
+            if is_fork:
+                rows += [(ino, 0, b"") for ino in gone]
+                links += [(parent, name, NOTHING) for parent, name in set(unlinked) - {link[:2] for link in links}]
             self._db.many(
-                "INSERT OR REPLACE INTO entries (run, ino, changed, data) VALUES (?, ?, ?, ?)",
-                ((key, ino, changed, blob) for ino, changed, blob in rows),
+                "INSERT INTO entries (run, until, ino, since, changed, data) VALUES (?, ?, ?, ?, ?, ?)",
+                ((key, FOREVER, ino, position, changed, blob) for ino, changed, blob in rows),
             )
             self._add_uses(key, uses)
             self._db.many(
-                "DELETE FROM links WHERE run = ? AND parent = ? AND name = ?", ((key, *pair) for pair in unlinked)
-            )
-            self._db.many(
-                "INSERT OR REPLACE INTO links (run, parent, name, ino) VALUES (?, ?, ?, ?)",
-                ((key, *link) for link in links),
+                "INSERT OR REPLACE INTO links (run, until, parent, name, since, ino) VALUES (?, ?, ?, ?, ?, ?)",
+                ((key, FOREVER, parent, name, position, ino) for parent, name, ino in links),
             )
             if checkpoint.next_ino > run.next_ino:
                 self._db.run("UPDATE runs SET next_ino = ? WHERE key = ?", (checkpoint.next_ino, key))
-            if checkpoint.journal:
-                self._db.run("UPDATE runs SET journal = ? WHERE key = ?", (checkpoint.journal, key))
+            self._note(run, position)
+            dropped = closing.dropped
             self._settle_marks(key, dropped, hold)
+
+    def _names_in(self, closing: Closing, ino: int, is_fork: bool) -> set[bytes]:
+        names = set(closing.names(ino))
+        return names | inherited_names(self._db, self._run().key, ino) if is_fork else names
+
+    def _note(self, run: _Run, position: int) -> None:
+        """Record that there is a checkpoint."""
+        self._db.run("UPDATE runs SET journal = ? WHERE key = ?", (position, run.key))
+        self._db.run(
+            "INSERT OR REPLACE INTO checkpoints (run, position, time_ns) VALUES (?, ?, ?)",
+            (run.key, position, time.time_ns()),
+        )
+        if not run.history_limit:
+            self._db.run("UPDATE runs SET horizon = ? WHERE key = ?", (position, run.key))
 
     def give_up(self) -> None:
         """Declare everything in the upper garbage, to be dropped by ``purge``: it reads as empty from here on.
 
-        Whatever open stores still held for this run is given up too: whoever calls has its lock.
+        Whatever open stores still held for this run is given up too: whoever calls has its lock.  What forks see of it
+        stays until they are given up themselves.
         """
         with self._db.transaction():
             key = self._run().key
             self._db.run("UPDATE runs SET over = 1 WHERE key = ?", (key,))
             self._db.run("UPDATE OR REPLACE loose SET holder = ? WHERE run = ?", (NOBODY, key))
+            self._db.run("DELETE FROM snapshots WHERE run = ?", (key,))
+            self._let_go_of_parents(key)
+
+    def _let_go_of_parents(self, key: int) -> None:
+        """A run that is over and that no fork needs needs its own parent no more; and so on upwards."""
+        while (origin := parent_of(self._db, key)) is not None:
+            row = self._db.one("SELECT over, EXISTS (SELECT 1 FROM forks WHERE parent = key) FROM runs WHERE key = ?", (key,))
+            if row is not None and (not row[0] or row[1]):
+                return
+            self._db.run("DELETE FROM forks WHERE run = ?", (key,))
+            key = origin[0]
+            self._db.run("UPDATE runs SET over = 1 WHERE key = ? AND over", (key,))  # there is more to purge again
 
     def purge(self, *, rows: int) -> Iterator[Collected]:
-        """Drop what is left of an upper that was given up, and the objects that only it used.
+        """Drop what is left of an upper that was given up (and that no fork sees), and the objects that only it used.
 
         Yields what was freed between transactions of about ``rows`` rows each: others get their turn, and little log is
         written at once.  A purge that was interrupted goes on where it stopped.
         """
-        while True:
-            with self._db.transaction():
-                run = self._run()
-                if not run.over:
-                    raise RunState(f"run {self.run_id} has not been given up")
-                freed = self._purge_some(run.key, rows)
-            if freed is None:
-                return
-            yield freed
-
-    def _purge_some(self, key: int, rows: int) -> Collected | None:
-        uses = self._db.all("SELECT ino, object FROM uses WHERE run = ? LIMIT ?", (key, rows))
-        if uses:
-            self._db.many("DELETE FROM uses WHERE run = ? AND ino = ? AND object = ?", ((key, *use) for use in uses))
-            return self._objects.free({object_id for _, object_id in uses})
-        dropped = self._db.run(
-            "DELETE FROM entries WHERE run = ?1 AND ino IN (SELECT ino FROM entries WHERE run = ?1 LIMIT ?2)",
-            (key, rows),
-        )
-        dropped += self._db.run(
-            "DELETE FROM links WHERE run = ?1"
-            " AND (parent, name) IN (SELECT parent, name FROM links WHERE run = ?1 LIMIT ?2)",
-            (key, rows),
-        )
-        return Collected(0, 0) if dropped else None
+        with self._db.transaction():
+            run = self._run()
+            if not run.over:
+                raise RunState(f"run {self.run_id} has not been given up")
+        yield from prune(self._db, self._objects, run.key, FOREVER + 1, rows=rows)
+        with self._db.transaction():
+            stray = "run = ? AND NOT EXISTS (SELECT 1 FROM entries e WHERE (e.run, e.until, e.ino) = (uses.run, uses.until, uses.ino))"
+            freed = [row[0] for row in self._db.all(f"SELECT object FROM uses WHERE {stray}", (run.key,))]
+            self._db.run(f"DELETE FROM uses WHERE {stray}", (run.key,))
+            collected = self._objects.free(freed)
+            self._db.run("UPDATE runs SET over = 2 WHERE key = ? AND over", (run.key,))
+        yield collected
 
     def usage(self) -> Usage:
         """What the run holds; cheap enough for a listing."""
         run = self._run()
         if run.over:
             return Usage(0, 0, 0, 0)
+        if parent_of(self._db, run.key) is not None:
+            return self._usage_of_fork()
         row = self._db.one(
-            "SELECT (SELECT count(*) FROM entries WHERE run = :run AND changed & :own),"
-            " (SELECT count(*) FROM links WHERE run = :run AND ino = 0), count(*), coalesce(sum(size), 0)"
+            "SELECT (SELECT count(*) FROM entries WHERE run = :run AND until = :now AND changed & :own),"
+            " (SELECT count(*) FROM links WHERE run = :run AND until = :now AND ino = 0), count(*), coalesce(sum(size), 0)"
             " FROM objects WHERE id IN (SELECT object FROM uses WHERE run = :run)",
-            {"run": run.key, "own": _OWN},
+            {"run": run.key, "own": _OWN, "now": FOREVER},
         )
         assert row is not None
         return Usage(*row)
 
+    def _usage_of_fork(self) -> Usage:
+        state = self.load()
+        names = {name for entry in state.entries.values() if entry.content is not None for name in entry.content.objects}
+        return Usage(
+            sum(bool(entry.changed & _OWN) for entry in state.entries.values()),
+            sum(ino == WHITEOUT for inos in state.links.values() for ino in inos.values()),
+            len(names),
+            sum(self._objects.size(name) for name in names if self._objects.exists(name)),
+        )
+
     def _run(self) -> _Run:
-        row = self._db.one("SELECT key, next_ino, state, journal, over FROM runs WHERE id = ?", (self.run_id,))
+        row = self._db.one(
+            "SELECT key, next_ino, state, journal, over, horizon, history_limit FROM runs WHERE id = ?", (self.run_id,)
+        )
         if row is None:
             raise RunUnknown(f"no run {self.run_id}; `goexfs ls --all` lists them")
         return _Run(*row)
 
-    def _drop_uses(self, touched: list[tuple[int, int]]) -> set[int]:
-        """Forget what these entries use; the objects they used."""
-        if not touched or self._db.one("SELECT 1 FROM uses WHERE run = ? LIMIT 1", touched[0][:1]) is None:
-            return set()
-        query = "SELECT object FROM uses WHERE run = ? AND ino = ?"
-        dropped = {row[0] for pair in touched for row in self._db.all(query, pair)}
-        self._db.many("DELETE FROM uses WHERE run = ? AND ino = ?", touched)
-        return dropped
-
     def _add_uses(self, key: int, uses: list[tuple[int, bytes]]) -> None:
         found = self._db.many(
-            "INSERT INTO uses (run, ino, object) SELECT ?, ?, id FROM objects WHERE name = ? AND place != ?",
-            ((key, ino, name, Place.QUARANTINE) for ino, name in uses),
+            "INSERT INTO uses (run, until, ino, object) SELECT ?, ?, ?, id FROM objects WHERE name = ? AND place != ?",
+            ((key, FOREVER, ino, name, Place.QUARANTINE) for ino, name in uses),
         )
         if uses and found != len(uses):
             ino, name = next((ino, name) for ino, name in uses if not self._objects.exists(name))
@@ -213,13 +260,13 @@ class Upper:
         mine = self._lease.holder
         self._db.run(
             "DELETE FROM loose WHERE holder = ? AND run = 0"
-            " AND EXISTS (SELECT 1 FROM uses u WHERE u.object = loose.object AND u.run = ?)",
-            (mine, key),
+            " AND EXISTS (SELECT 1 FROM uses u WHERE u.object = loose.object AND u.run = ? AND u.until = ?)",
+            (mine, key, FOREVER),
         )
         self._db.many(
             "INSERT OR IGNORE INTO loose (object, holder, run) SELECT ?1, ?2, ?3"
-            " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE object = ?1 AND run = ?3)",
-            ((object_id, mine, key) for object_id in dropped),
+            " WHERE NOT EXISTS (SELECT 1 FROM uses WHERE object = ?1 AND run = ?3 AND until = ?4)",
+            ((object_id, mine, key, FOREVER) for object_id in dropped),
         )
         self._db.run("UPDATE loose SET run = ? WHERE holder = ? AND run = 0", (key, mine))
         if hold is None:

@@ -1,4 +1,4 @@
-"""Many processes on one store: writers wait and never fail, and no collection takes what somebody is about to name."""
+"""Many processes on one store: writers wait and never fail; nothing that is about to be named is collected (rule 4)."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Every step that changes a store fails once, and once the process dies there.
+"""Every step that changes a store fails once, and once the process dies there: rules 2 to 5 of docs/crash-safety.md.
 
 A scenario is a sequence of operations.  It is run as often as it has steps (which are announced at the seam of
 ``snapshots.durable``), each time with another step failing: so a step added later is covered without a change here.

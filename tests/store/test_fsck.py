@@ -317,6 +317,28 @@ def test_an_index_is_damaged(store, run):
         assert read_back(reopened, run.id) == DATA
 
 
+def test_a_table_is_damaged(store, run):
+    """Nothing can mend this; the checker says so, and goes on with what can be read."""
+    page = store.database.one("SELECT rootpage FROM sqlite_schema WHERE name = 'entries'")[0]
+    size = store.database.one("PRAGMA page_size")[0]
+    stray = store.path / "objects" / "thesis.txt"
+    stray.touch()
+    store.close()
+    with open(store.path / "store.db", "r+b") as file:
+        file.seek((page - 1) * size)
+        good = file.read(size)
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    with Store.open(store.path) as reopened:
+        for repair in (False, True):
+            kinds = [kind for kind, _, repaired in found(reopened, repair=repair) if not repaired]
+            assert Kind.DATABASE in kinds
+            assert (Kind.ORPHAN_FILE in kinds) != repair
+    with open(store.path / "store.db", "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(good)
+
+
 def test_a_mounted_run_is_looked_at_and_not_repaired(store, run, store_path):
     commit(store, run, links=[Link(ROOT_INO, b"nowhere", 99)])
     with Store.open(store_path) as other, other.runs.lock(run.id):

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -82,6 +83,20 @@ def test_ten_processes_make_one_store(store_path):
     assert [maker.wait() for maker in makers] == [0] * 10
     with Store.open(store_path) as store:
         assert len(store.objects) == 10
+
+
+def test_a_stopped_process_does_not_keep_others_from_opening(store_path):
+    script = "import sys, time\nfrom pathlib import Path\nfrom snapshots import Store\n"
+    script += "store = Store.open(Path(sys.argv[1]))\nprint(flush=True)\ntime.sleep(100)"
+    stopped = subprocess.Popen([sys.executable, "-c", script, store_path], stdout=subprocess.PIPE)
+    stopped.stdout.readline()
+    stopped.send_signal(signal.SIGSTOP)
+    try:
+        with Store.open(store_path) as store:
+            assert store.objects.read(store.objects.put(b"x")) == b"x"
+    finally:
+        stopped.kill()
+        stopped.communicate()
 
 
 @pytest.mark.parametrize("kind", ["file", "below a file", "dangling symlink"])

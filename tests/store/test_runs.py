@@ -158,6 +158,14 @@ def test_lists_are_newest_last(store, base):
     assert [run.id for run in store.runs.list(all=True)] == [run.id for run in runs]
 
 
+def test_a_clock_set_back_does_not_change_the_order(store, base, monkeypatch):
+    first = store.runs.create(base=base)
+    monkeypatch.setattr(time, "time_ns", lambda: 1)
+    second = store.runs.create(base=base)
+    assert [run.id for run in store.runs.list()] == [first.id, second.id]
+    assert store.runs.resolve("@", cwd=base) == second
+
+
 def test_fields_are_updated(store, base):
     run = store.runs.create(base=base, command=("a",))
     changes = {
