@@ -15,7 +15,7 @@ from goexfs.cli.output import print_json, printable, styled, use_color
 LACKING = 1
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what this machine has and lacks, and what mends it.")
 @click.option("--base", type=click.Path(path_type=Path), help="The directory to run over (default: the current one).")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
 @click.pass_context

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -172,43 +172,48 @@ def note(message: str) -> None:
 
 def styled(text: str, color: bool, **style: Any) -> str:
     """``text`` in a style, or as it is."""
-    return click.style(text, **style) if color else text
+    return click.style(text, **style) if color and text else text
 
 
 def print_table(
     columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
+    rows: Sequence[Sequence[str]],
     *,
     right: Sequence[str] = (),
-    shrink: str | None = None,
+    shrink: Sequence[str] = (),
     styles: Sequence[str] | None = None,
 ) -> None:
-    """A table on stdout.  On a terminal it fits the width (``shrink`` names the column that gives way).
+    """A table on stdout.  On a terminal it fits the width: the columns of ``shrink`` give way, in equal parts.
 
     Every cell must already be harmless (``printable`` or ``quoted``).  ``styles`` has one rich style per row.
     """
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     # Off a terminal nothing is cut: whoever reads it is a program or a file.
     console = Console(
-        file=sys.stdout, no_color=not use_color(), highlight=False, width=None if on_terminal() else 100_000
+        file=sys.stdout, no_color=not use_color(), highlight=False, width=None if on_terminal() else 1_000_000
     )
-    table = Table(box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False, show_edge=False)
-    for column in columns:
+    widths = [max(map(cell_len, (name, *cells))) for name, *cells in zip(columns, *rows, strict=True)]
+    fixed = sum(width for name, width in zip(columns, widths, strict=True) if name not in shrink)
+    room = console.width - fixed - _COLUMN_GAP * (len(columns) - 1)
+    table = Table(box=box.SIMPLE_HEAD if on_terminal() else None, pad_edge=False, show_edge=False, padding=(0, 1))
+    for name, width in zip(columns, widths, strict=True):
+        if name in shrink:
+            wanted = [w for n, w in zip(columns, widths, strict=True) if n in shrink and n != name]
+            width = max(len(name), min(width, room - sum(min(w, room // len(shrink)) for w in wanted)))
         table.add_column(
-            column,
-            justify="right" if column in right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=8 if column == shrink else None,
-            ratio=1 if column == shrink and on_terminal() else None,
+            name, width=width, justify="right" if name in right else "left", no_wrap=True, overflow="ellipsis"
         )
     for number, row in enumerate(rows):
         # Text, not str: square brackets in a name are not markup.
         table.add_row(*map(Text, row), style=styles[number] if styles else None)
     with console.capture() as shown:
-        console.print(table)
+        console.print(table, soft_wrap=True)
     click.echo("\n".join(line.rstrip() for line in shown.get().splitlines()), color=on_terminal())
+
+
+_COLUMN_GAP = 3

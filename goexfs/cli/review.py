@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DIFFERENT = 1
 
 
-@click.command("diff")
+@click.command("diff", short_help="Show what a run changed.")
 @click.argument("ref", metavar="RUN", type=RUN)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=bytes))
 @click.option("--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept (the default).")
@@ -66,7 +66,7 @@ def print_changes(
         pager.page(pager.dressed(whole, color=colored) if colored or on_terminal() else whole)
 
 
-@click.command("merge")
+@click.command("merge", short_help="Bring what a run changed into its base.")
 @click.argument("ref", metavar="RUN", type=RUN)
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
 @json_option
@@ -119,7 +119,7 @@ def _merge_fields(
     }
 
 
-@click.command("discard")
+@click.command("discard", short_help="Throw away what runs changed.")
 @click.argument("refs", metavar="RUN...", type=RUN, nargs=-1, required=True)
 @json_option
 def discard_command(refs: tuple[str, ...], as_json: bool) -> None:

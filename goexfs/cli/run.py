@@ -26,7 +26,11 @@ nested_option = click.option(
 other_option = click.option("--allow-other", is_flag=True, help="Let other users see the mount.")
 
 
-@click.command("run", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "run",
+    short_help="Run a command, then merge, keep or discard what it changed.",
+    context_settings={"allow_interspersed_args": False},
+)
 @click.option("--base", type=DIRECTORY, metavar="DIR", help="The directory to run over (default: the current one).")
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
@@ -109,7 +113,7 @@ def _given(**options: bool) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value}
 
 
-@click.command("mount")
+@click.command("mount", short_help="Mount a run for an agent that is started some other way.")
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay until the run is unmounted; Ctrl-C unmounts it.")
@@ -162,7 +166,7 @@ def _stay(run: "RunHandle") -> None:
     note(f"run {run.record.label} is unmounted and {run.state}")
 
 
-@click.command("umount")
+@click.command("umount", short_help="Unmount a run and keep it.")
 @click.argument("what", metavar="RUN|MOUNTPOINT", type=RUN)
 @click.option("--force", is_flag=True, help="Take the mount away from the processes that use it.")
 def umount_command(what: str, force: bool) -> None:

@@ -32,7 +32,7 @@ FINDINGS = 1
 _STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "discarded": "dim"}
 
 
-@click.command("ls")
+@click.command("ls", short_help="List the runs.")
 @click.option("--all", "-a", "everything", is_flag=True, help="Merged and discarded runs too.")
 @click.option("-q", "--quiet", is_flag=True, help="Ids only, one a line.")
 @json_option
@@ -49,7 +49,7 @@ def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
                 ("RUN", "NAME", "STATE", "AGE", "CHANGES", "HELD", "BASE", "COMMAND"),
                 [_row(run) for run in runs],
                 right=("AGE", "CHANGES", "HELD"),
-                shrink="COMMAND",
+                shrink=("BASE", "COMMAND"),
                 styles=[_STYLES.get(run.state, "") for run in runs],
             )
         else:
@@ -119,7 +119,7 @@ def _command_fields(argv: tuple[str, ...]) -> dict[str, list[str]]:
     return fields
 
 
-@click.command("show")
+@click.command("show", short_help="Show one run.")
 @click.argument("ref", metavar="RUN", type=RUN)
 @json_option
 def show_command(ref: str, as_json: bool) -> None:
@@ -132,7 +132,7 @@ def show_command(ref: str, as_json: bool) -> None:
             print_json(run_fields(run))
             return
         for label, value in _description(run):
-            click.echo(f"{label:<12}{value}")
+            click.echo(f"{label:<12} {value}")
 
 
 def _description(run: "RunHandle") -> list[tuple[str, str]]:
@@ -150,20 +150,19 @@ def _description(run: "RunHandle") -> list[tuple[str, str]]:
     if record.mountpoint is not None:
         lines.append(("mounted at", home(record.mountpoint)))
     lines += [("changes", str(run.number_of_changes)), ("held", size(run.bytes_held))]
-    if run.state in NEXT:
-        lines.append(("next", NEXT[run.state].format(run=run.id)))
+    verbs = NEXT.get(run.state, ())
+    lines += [
+        ("next" if number == 0 else "", f"goexfs {verb.format(record.label)}") for number, verb in enumerate(verbs)
+    ]
     return lines
 
 
-NEXT = {
-    "active": "goexfs diff {run}   goexfs umount {run}",
-    "kept": "goexfs diff {run}   goexfs merge {run}   goexfs discard {run}   goexfs run --run {run} -- CMD",
-    "crashed": "goexfs diff {run}   goexfs merge {run}   goexfs discard {run}   goexfs run --run {run} -- CMD",
-}
+_DECIDE = ("diff {}", "merge {}", "discard {}", "run --run {} -- CMD")
+NEXT = {"active": ("diff {}", "umount {}"), "kept": _DECIDE, "crashed": _DECIDE}
 """State -> the commands that apply to a run in it."""
 
 
-@click.command("gc")
+@click.command("gc", short_help="Free what no run holds.")
 @json_option
 def gc_command(as_json: bool) -> None:
     """Free what no run holds, and what interrupted commands left behind."""
@@ -183,7 +182,7 @@ def gc_command(as_json: bool) -> None:
         click.echo(f"freed {size(report.freed_bytes)}: {', '.join(parts)}")
 
 
-@click.command("fsck")
+@click.command("fsck", short_help="Check the store, and with --repair mend it.")
 @click.option("--repair", is_flag=True, help="Mend what can be mended.")
 @json_option
 @click.pass_context

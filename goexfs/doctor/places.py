@@ -134,7 +134,7 @@ def reflink(base: Path, store: Path) -> Iterator[Check]:
             can,
             f"{place}: {'yes' if can else 'no: large files are copied'}",
             False,
-            None if can else "optional: put it on btrfs or XFS (mkfs.xfs -m reflink=1)",
+            None if can else "nothing has to be done; btrfs and XFS (mkfs.xfs -m reflink=1) can",
         )
 
 

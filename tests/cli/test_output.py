@@ -6,6 +6,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from goexfs.cli import output
 
@@ -97,7 +98,7 @@ def test_command_line_is_quoted_and_harmless() -> None:
 
 
 def test_table_takes_brackets_literally_and_cuts_nothing_off_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_table(("A", "B"), [("[red]x[/red]", "y" * 500)], shrink="B")
+    output.print_table(("A", "B"), [("[red]x[/red]", "y" * 500)], shrink=["B"])
     shown = capsys.readouterr().out
     assert "[red]x[/red]" in shown
     assert "y" * 500 in shown
@@ -117,3 +118,22 @@ def test_color(environ: dict[str, str], choice: str, colored: bool, monkeypatch:
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert output.use_color(choice) is colored
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100, 200])
+def test_a_table_fits_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    rows = [
+        ("0123456789ab", "", "/a/long/path/of/a/base", "sh -c '" + "x" * 90 + "'"),
+        ("0123456789ab", "n", "~", "日本語" * 9),
+    ]
+    output.print_table(("RUN", "NAME", "BASE", "COMMAND"), rows, shrink=("BASE", "COMMAND"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(cell_len(line) <= columns for line in lines)
+    assert "0123456789ab" in lines[2], "what does not give way is whole"
+    assert ("…" in lines[2]) == (columns < 200)
