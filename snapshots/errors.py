@@ -62,6 +62,18 @@ class RunState(RunError):
     """The run is in a state that the verb does not apply to (merged, discarded)."""
 
 
+class SnapshotUnknown(RunError):
+    """The run has no snapshot of this name or number."""
+
+
+class SnapshotExists(RunError):
+    """The run has a snapshot of this name already."""
+
+
+class HistoryGone(RunError):
+    """The run's state at this position, or a content in it, is not kept (any more)."""
+
+
 class BaseError(GoexfsError):
     """The base cannot be used: missing, not a directory, unreadable, or not the one the run was made over."""
 

@@ -1,4 +1,4 @@
-"""The checks of one run's records: entries, links, uses.
+"""The checks of one run's records: entries, links, uses, and the versions of them that the history keeps.
 
 Owns what must be true of them (see ``Kind`` for the list) and its repair.  A check without repair reads one snapshot of
 the database, so a mounted run can be checked while it changes.  A repair holds the run's lock and the database's
@@ -20,6 +20,7 @@ from snapshots.objects import Place
 from snapshots.runs import RunLock
 from snapshots.store import Store
 from snapshots.upper import from_stored, to_stored
+from snapshots.versions import FOREVER, NOTHING, parent_of, read
 
 _decode = msgspec.msgpack.Decoder(Entry).decode
 
@@ -35,6 +36,8 @@ class RunCheck:
         self._repair = False
         self._findings: list[Finding] = []
         self._objects: dict[bytes, tuple[int, int] | None] = {}
+        self._wanted: set[tuple[int, int, int]] = set()
+        """(until, inode, object) of what the entries that can be read use, of all versions"""
         self.entries = 0
 
     def look(self) -> list[Finding]:
@@ -73,20 +76,77 @@ class RunCheck:
         except StoreDamaged as exc:
             self._found(Kind.RUN_RECORD, str(exc))
         row = self._db.one("SELECT over FROM runs WHERE key = ?", (self._key,))
-        if row is not None and row[0]:
+        if row is not None and row[0] == 1:
             return  # given up: what is left is garbage that is being dropped
+        self._check_past()
+        if row is not None and row[0]:
+            self._check_uses()
+            return  # what forks see of it is a version of its past
         entries, unreadable = self._load_entries()
         for entry in entries.values():
             self._check_entry(entry)
-        links = self._check_links(entries, unreadable)
+        inherited: set[tuple[int, bytes]] = set()
+        if (origin := parent_of(self._db, self._key)) is not None:
+            inherited = self._inherit(origin, entries, unreadable)
+        links = self._check_links(entries, unreadable, inherited)
         self._check_reachable(entries, unreadable, links)
-        self._check_uses(entries)
+        self._check_uses()
+
+    def _check_past(self) -> None:
+        """Former versions: can they be read, and what do they use?"""
+        rows = self._db.all(
+            "SELECT until, ino, since, data FROM entries WHERE run = ? AND until != ? AND data != x''",
+            (self._key, FOREVER),
+        )
+        for until, stored, since, blob in rows:
+            ino = from_stored(stored)
+            if since >= until:
+                self._found(Kind.ENTRY_INVALID, f"a version of it is from {since} to {until}", ino=ino)
+            try:
+                entry = _decode(blob)
+            except msgspec.MsgspecError as exc:
+                problem = f"the record of its version of {since} cannot be read: {exc}"
+                self._found(Kind.ENTRY_UNDECODABLE, problem, ino=ino, repaired=self._repair)
+                if self._repair:
+                    self._set_aside(ino, blob, until)
+                continue
+            self._want(until, entry)
+            if entry.ino != ino:
+                self._found(Kind.ENTRY_INVALID, f"its version of {since} is that of inode {entry.ino}", ino=ino)
+            for name in sorted(entry.content.objects if entry.content is not None else ()):
+                if self._object(name) is None:
+                    problem = f"object {name.hex()} of its version of {since} is missing or damaged"
+                    self._found(Kind.ENTRY_CONTENT_LOST, problem, ino=ino)
+
+    def _want(self, until: int, entry: Entry) -> None:
+        for name in entry.content.objects if entry.content is not None else ():
+            if (found := self._any_object(name)) is not None:
+                self._wanted.add((until, to_stored(entry.ino), found[0]))
+
+    def _inherit(
+        self, origin: tuple[int, int], entries: dict[int, Entry], unreadable: set[int]
+    ) -> set[tuple[int, bytes]]:
+        """Add what a fork has from its parent (whose check says what is wrong with it); its names there."""
+        rows, links = read(self._db, *origin)
+        own = {
+            ino for (ino,) in self._db.all("SELECT ino FROM entries WHERE run = ? AND until = ?", (self._key, FOREVER))
+        }
+        for ino in rows.keys() - own:
+            try:
+                entries[from_stored(ino)] = _decode(rows[ino])
+            except msgspec.MsgspecError:
+                unreadable.add(from_stored(ino))
+        return set(links)
 
     def _load_entries(self) -> tuple[dict[int, Entry], set[int]]:
         """The entries that can be read, and the inode numbers of those that cannot and still are there."""
         entries: dict[int, Entry] = {}
         unreadable: set[int] = set()
-        for stored, changed, blob in self._db.all("SELECT ino, changed, data FROM entries WHERE run = ?", (self._key,)):
+        rows = self._db.all("SELECT ino, changed, data FROM entries WHERE run = ? AND until = ?", (self._key, FOREVER))
+        is_fork = parent_of(self._db, self._key) is not None
+        for stored, changed, blob in rows:
+            if is_fork and not blob:
+                continue  # a tombstone
             self.entries += 1
             ino = from_stored(stored)
             try:
@@ -101,13 +161,15 @@ class RunCheck:
             if entry.ino != ino or entry.changed != changed:
                 self._found(Kind.ENTRY_INVALID, f"its record is that of inode {entry.ino}", ino=ino)
             entries[ino] = entry
+            self._want(FOREVER, entry if entry.ino == ino else msgspec.structs.replace(entry, ino=ino))
         return entries, unreadable
 
-    def _set_aside(self, ino: int, blob: bytes) -> None:
-        path = self._store.layout.quarantine_path(f"entry-{self._id}-{ino}")
+    def _set_aside(self, ino: int, blob: bytes, until: int = FOREVER) -> None:
+        path = self._store.layout.quarantine_path(f"entry-{self._id}-{ino}" + ("" if until == FOREVER else f"-{until}"))
         with durable.reporting(f"cannot write {path}"):
             durable.write_file(path, blob)
-        self._db.run("DELETE FROM entries WHERE run = ? AND ino = ?", (self._key, to_stored(ino)))
+        where = "run = ? AND until = ? AND ino = ?"
+        self._db.run(f"DELETE FROM entries WHERE {where}", (self._key, until, to_stored(ino)))
 
     # one entry
 
@@ -158,10 +220,14 @@ class RunCheck:
 
     # names
 
-    def _check_links(self, entries: dict[int, Entry], unreadable: set[int]) -> dict[int, list[int]]:
+    def _check_links(
+        self, entries: dict[int, Entry], unreadable: set[int], inherited: set[tuple[int, bytes]]
+    ) -> dict[int, list[int]]:
         """Check every link; inode numbers by directory of those that are good."""
         good: dict[int, list[int]] = {}
-        for parent, name, ino in self._db.all("SELECT parent, name, ino FROM links WHERE run = ?", (self._key,)):
+        for (parent, name), ino in read(self._db, self._key)[1].items():
+            if ino == NOTHING:
+                continue
             directory, target = from_stored(parent), from_stored(ino)
             holder = entries.get(directory)
             if directory != ROOT_INO and directory not in unreadable and (holder is None or not holder.is_dir):
@@ -172,9 +238,19 @@ class RunCheck:
                 good.setdefault(directory, []).append(target)
                 continue
             if self._repair:
-                self._db.run("DELETE FROM links WHERE run = ? AND parent = ? AND name = ?", (self._key, parent, name))
+                self._drop_link(parent, name, tombstone=(parent, name) in inherited)
             self._found(Kind.LINK_DANGLING, problem, ino=directory, repaired=self._repair)
         return good
+
+    def _drop_link(self, parent: int, name: bytes, *, tombstone: bool) -> None:
+        where = (self._key, FOREVER, parent, name)
+        self._db.run("DELETE FROM links WHERE run = ? AND until = ? AND parent = ? AND name = ?", where)
+        if tombstone:
+            position = self._db.one("SELECT journal FROM runs WHERE key = ?", (self._key,))
+            self._db.run(
+                "INSERT INTO links (run, until, parent, name, since, ino) VALUES (?, ?, ?, ?, ?, ?)",
+                (*where, position[0] if position else 1, NOTHING),
+            )
 
     def _check_reachable(self, entries: dict[int, Entry], unreadable: set[int], links: dict[int, list[int]]) -> None:
         reached = {ROOT_INO, WHITEOUT} | unreadable
@@ -188,39 +264,35 @@ class RunCheck:
                     reached.add(ino)
                     to_visit.append(ino)
         for ino in sorted(entries.keys() - reached):
+            repaired = False
             if self._repair:
-                self._db.run("DELETE FROM entries WHERE run = ? AND ino = ?", (self._key, to_stored(ino)))
-                self._db.run("DELETE FROM links WHERE run = ? AND parent = ?", (self._key, to_stored(ino)))
-                del entries[ino]
-            self._found(Kind.ENTRY_UNREACHABLE, "no name leads to it", ino=ino, repaired=self._repair)
+                stored = (self._key, FOREVER, to_stored(ino))
+                repaired = bool(self._db.run("DELETE FROM entries WHERE run = ? AND until = ? AND ino = ?", stored))
+                self._db.run("DELETE FROM links WHERE run = ? AND until = ? AND parent = ?", stored)
+                self._wanted = {use for use in self._wanted if use[:2] != (FOREVER, to_stored(ino))}
+            self._found(Kind.ENTRY_UNREACHABLE, "no name leads to it", ino=ino, repaired=repaired)
 
     # uses
 
-    def _check_uses(self, entries: dict[int, Entry]) -> None:
-        wanted = {
-            (to_stored(ino), found[0])
-            for ino, entry in entries.items()
-            if entry.content is not None
-            for name in entry.content.objects
-            if (found := self._any_object(name)) is not None
-        }
-        actual = set(self._db.all("SELECT ino, object FROM uses WHERE run = ?", (self._key,)))
+    def _check_uses(self) -> None:
+        wanted = self._wanted
+        actual = set(self._db.all("SELECT until, ino, object FROM uses WHERE run = ?", (self._key,)))
         if wanted == actual:
             return
-        for ino, object_id in sorted(wanted ^ actual):
-            what = "not noted" if (ino, object_id) in wanted else "noted and not true"
+        for until, ino, object_id in sorted(wanted ^ actual):
+            what = "not noted" if (until, ino, object_id) in wanted else "noted and not true"
             dropped = self._repair and any(f.repaired and f.kind in _DROPS for f in self._findings)
-            if not (dropped and (ino, object_id) in actual):
+            if not (dropped and (until, ino, object_id) in actual):
                 detail = f"that it uses object number {object_id} is {what}"
                 self._found(Kind.USES, detail, ino=from_stored(ino), repaired=self._repair)
         if self._repair:
             self._db.many(
                 "INSERT OR IGNORE INTO loose (object, holder, run) VALUES (?, ?, 0)",
-                [(object_id, NOBODY) for _, object_id in actual],
+                [(object_id, NOBODY) for _, _, object_id in actual],
             )
             self._db.run("DELETE FROM uses WHERE run = ?", (self._key,))
             self._db.many(
-                "INSERT INTO uses (run, ino, object) VALUES (?, ?, ?)", [(self._key, ino, obj) for ino, obj in wanted]
+                "INSERT INTO uses (run, until, ino, object) VALUES (?, ?, ?, ?)", [(self._key, *use) for use in wanted]
             )
 
     def _any_object(self, name: bytes) -> tuple[int] | None:

@@ -183,7 +183,9 @@ class Upper:
     def _let_go_of_parents(self, key: int) -> None:
         """A run that is over and that no fork needs needs its own parent no more; and so on upwards."""
         while (origin := parent_of(self._db, key)) is not None:
-            row = self._db.one("SELECT over, EXISTS (SELECT 1 FROM forks WHERE parent = key) FROM runs WHERE key = ?", (key,))
+            row = self._db.one(
+                "SELECT over, EXISTS (SELECT 1 FROM forks WHERE parent = key) FROM runs WHERE key = ?", (key,)
+            )
             if row is not None and (not row[0] or row[1]):
                 return
             self._db.run("DELETE FROM forks WHERE run = ?", (key,))
@@ -200,9 +202,12 @@ class Upper:
             run = self._run()
             if not run.over:
                 raise RunState(f"run {self.run_id} has not been given up")
-        yield from prune(self._db, self._objects, run.key, FOREVER + 1, rows=rows)
+        yield from prune(self._db, self._objects, run.key, FOREVER, rows=rows)
         with self._db.transaction():
-            stray = "run = ? AND NOT EXISTS (SELECT 1 FROM entries e WHERE (e.run, e.until, e.ino) = (uses.run, uses.until, uses.ino))"
+            stray = (
+                "run = ? AND NOT EXISTS (SELECT 1 FROM entries e"
+                " WHERE (e.run, e.until, e.ino) = (uses.run, uses.until, uses.ino))"
+            )
             freed = [row[0] for row in self._db.all(f"SELECT object FROM uses WHERE {stray}", (run.key,))]
             self._db.run(f"DELETE FROM uses WHERE {stray}", (run.key,))
             collected = self._objects.free(freed)
@@ -218,8 +223,8 @@ class Upper:
             return self._usage_of_fork()
         row = self._db.one(
             "SELECT (SELECT count(*) FROM entries WHERE run = :run AND until = :now AND changed & :own),"
-            " (SELECT count(*) FROM links WHERE run = :run AND until = :now AND ino = 0), count(*), coalesce(sum(size), 0)"
-            " FROM objects WHERE id IN (SELECT object FROM uses WHERE run = :run)",
+            " (SELECT count(*) FROM links WHERE run = :run AND until = :now AND ino = 0),"
+            " count(*), coalesce(sum(size), 0) FROM objects WHERE id IN (SELECT object FROM uses WHERE run = :run)",
             {"run": run.key, "own": _OWN, "now": FOREVER},
         )
         assert row is not None
@@ -227,7 +232,9 @@ class Upper:
 
     def _usage_of_fork(self) -> Usage:
         state = self.load()
-        names = {name for entry in state.entries.values() if entry.content is not None for name in entry.content.objects}
+        names = {
+            name for entry in state.entries.values() if entry.content is not None for name in entry.content.objects
+        }
         return Usage(
             sum(bool(entry.changed & _OWN) for entry in state.entries.values()),
             sum(ino == WHITEOUT for inos in state.links.values() for ino in inos.values()),
