@@ -9,7 +9,6 @@ otherwise hide itself from the reviewer), and so are characters that reorder tex
 """
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -36,14 +35,21 @@ _META = (
 )
 
 
+_SHELL = frozenset("|&;<>()$`\\\"'*?[#~=%")
+
+
 def pager_command() -> list[str] | None:
-    """``$GOEXFS_PAGER``, else ``$PAGER``, else ``less -FRX``; None where the user wants none (empty or ``cat``)."""
-    for variable in ("GOEXFS_PAGER", "PAGER"):
-        command = os.environ.get(variable)
-        if command is not None:
-            argv = shlex.split(command)
-            return None if argv in ([], ["cat"]) else argv
-    return ["less", "-FRX"]
+    """``$GOEXFS_PAGER``, else ``$PAGER``, else ``less -FRX``; None where the user wants none (empty or ``cat``).
+
+    As with git, a command with anything of the shell in it is for the shell.
+    """
+    command = os.environ.get("GOEXFS_PAGER", os.environ.get("PAGER"))
+    if command is None:
+        return ["less", "-FRX"]
+    if _SHELL & set(command):
+        return ["sh", "-c", command]
+    argv = command.split()
+    return None if argv in ([], ["cat"]) else argv
 
 
 def page(chunks: Iterable[bytes]) -> None:

@@ -144,26 +144,31 @@ def mount_command(
             print_json(run_fields(run))
         else:
             note(f"run {run.record.label} is mounted at {home(run.record.mountpoint or mountpoint)}")
-        if foreground:
+        if isinstance(run, goexfs.Session):
             _stay(run)
 
 
-def _stay(run: "RunHandle") -> None:
-    """Until somebody unmounts it or this process is told to end."""
+def _stay(run: "Session") -> None:
+    """Until somebody unmounts it, or this process is told to end."""
     import signal
+
+    from goexfs.session.errors import ServerError
 
     def told_to_end(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, told_to_end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        run.wait()  # type: ignore[attr-defined]
+        run.wait()
     except KeyboardInterrupt:
-        run.keep()  # type: ignore[attr-defined]
+        run.keep()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    note(f"run {run.record.label} is unmounted and {run.state}")
+    if run.state == "crashed":
+        run.recover()
+        raise ServerError(f"the process that served run {run.record.label} has died; what it had stored is kept")
+    note(f"run {run.record.label} is unmounted and kept")
 
 
 @click.command("umount", short_help="Unmount a run and keep it.")

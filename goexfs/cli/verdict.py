@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli import summary
-from goexfs.cli.output import home, note, use_color
+from goexfs.cli.output import home, note, printable, use_color
+from goexfs.session.errors import ServerError
+from snapshots.errors import BaseError, Conflict, GoexfsError, MergeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +58,17 @@ def settle(session: "Session", wish: str | None, ended: "Completed", *, want_cha
         changes = session.diff() if want_changes else None
         session.discard(forget=True)
         return Outcome("discarded", status, changes)
+    crashed = session.state == "crashed"
     session.keep()
     for holder in session.taken_from:
-        note(f"the view was taken away from {holder}, which still used it")
-    changes = session.diff()
+        note(f"the mount was taken away from {printable(holder)}, which still used it")
+    try:
+        changes = session.diff()
+    except BaseError as error:  # removed or replaced meanwhile: there is nothing to compare with, or to merge into
+        return _kept_because(session, status, None, error)
+    if crashed:
+        died = ServerError("the process that served the mount has died; what it had stored by then is kept")
+        return _kept_because(session, status, changes, died)
     if wish == "keep":
         return _kept(session, status, changes)
     if not changes:
@@ -130,20 +139,24 @@ def _drop_typed_ahead() -> None:
 
 
 def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
-    from goexfs.cli.errors import describe, status_of
-    from snapshots.errors import Conflict, MergeError
-
     try:
         run.merge()
     except (Conflict, MergeError) as error:
-        for line in describe(error):
-            click.echo(line, err=True)
-        return _kept(run, status or status_of(error), changes, str(error))
+        return _kept_because(run, status, changes, error)
     note(f"merged {run.record.label} into {home(run.base)}: {summary.counts(changes)}")
     return Outcome("merged", status, changes)
 
 
-def _kept(run: "RunHandle", status: int, changes: "Sequence[Change]", reason: str | None = None) -> Outcome:
+def _kept_because(run: "RunHandle", status: int, changes: "Sequence[Change] | None", error: GoexfsError) -> Outcome:
+    """Kept although something else was asked for: the error is said, and its status used where the command's is 0."""
+    from goexfs.cli.errors import describe, status_of
+
+    for line in describe(error):
+        click.echo(line, err=True)
+    return _kept(run, status or status_of(error), changes, str(error))
+
+
+def _kept(run: "RunHandle", status: int, changes: "Sequence[Change] | None", reason: str | None = None) -> Outcome:
     label = run.record.label
     note(f"kept {label}.  Next:")
     steps = (

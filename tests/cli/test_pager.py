@@ -22,6 +22,8 @@ def test_pager_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pager.pager_command() == ["less", "-FRX"]
     monkeypatch.setenv("PAGER", "more -d")
     assert pager.pager_command() == ["more", "-d"]
+    monkeypatch.setenv("GOEXFS_PAGER", "LESS=X less | cat")
+    assert pager.pager_command() == ["sh", "-c", "LESS=X less | cat"]
     monkeypatch.setenv("GOEXFS_PAGER", "cat")
     assert pager.pager_command() is None
     monkeypatch.setenv("GOEXFS_PAGER", "")

@@ -209,6 +209,48 @@ def test_signals_reach_the_child_and_the_wish_holds(number: signal.Signals, wish
     assert [run["state"] for run in runs] == ([] if wish == "--discard" else ["kept"])
 
 
+def test_a_server_that_dies_is_said_and_the_run_kept(goexfs: Command) -> None:
+    process = start(goexfs, "--merge", script="echo new > added; sync; echo ready; read _; ls . 2>/dev/null; true")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        goexfs("diff", "@", "--name-status")  # seals
+        (run,) = goexfs.json("ls")["runs"]
+        os.kill(run["pid"], signal.SIGKILL)
+        _out, said = process.communicate("\n", timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 92, said
+    assert "has died" in said
+    assert goexfs.json("show", run["id"])["state"] == "kept", "and not merged"
+    assert [change["path"] for change in goexfs.json("diff", run["id"])["changes"]] == ["added"]
+
+
+def test_a_base_that_is_removed_meanwhile_is_said_and_the_run_kept(goexfs: Command, fresh_base: Path) -> None:
+    process = start(goexfs, "--merge", script="echo new > added; echo ready; read _")
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        fresh_base.rename(fresh_base.with_name("moved"))
+        _out, said = process.communicate("\n", timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 65, said
+    (run,) = goexfs.json("ls", cwd=fresh_base.parent)["runs"]
+    assert run["state"] == "kept"
+    fresh_base.with_name("moved").rename(fresh_base)
+    assert goexfs("merge", run["id"]).returncode == 0
+    assert (fresh_base / "added").read_text() == "new\n"
+
+
+def start(goexfs: Command, *words: str, script: str) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    argv = [*GOEXFS, "run", *words, "--", "sh", "-c", script]
+    return subprocess.Popen(argv, cwd=goexfs.cwd, env=environment(), stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
 # mount and umount
 
 
