@@ -25,7 +25,7 @@ from goexfs.fuse.adapter import Adapter
 from goexfs.fuse.answering import SLOW_REQUESTS
 from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
-from goexfs.fuse.handshake import Handshake
+from goexfs.fuse.handshake import Handshake, HandshakeError
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
@@ -75,6 +75,8 @@ class Service:
         self.adapter.faces.stale = self._forget
         self.notifier: Notifier | None = None
         self.waiter: wait.Waiter | None = None
+        self._device = -1
+        self._failure: Exception | None = None
         self._stop = trio.Event()
         self._mounted = trio.Event()
 
@@ -117,8 +119,8 @@ class Service:
         """Mount, answer requests, and return when the filesystem is unmounted, by `stop` or from outside, and all is
         sealed.
 
-        *on_mounted* is called when the first program may come.  Raises `MountError` when it does not come to that,
-        and `StoreError` when the last changes could not be stored.
+        *on_mounted* is called when the first program may come; what it raises ends the mount and is raised here.
+        Raises `MountError` when it does not come to that, and `StoreError` when the last changes could not be stored.
         """
         fd = await trio.to_thread.run_sync(
             partial(
@@ -134,6 +136,7 @@ class Service:
         except RuntimeError as e:
             await self._detach(lazy=True)
             raise MountError(f"libfuse would not serve {os.fsdecode(self.mountpoint)}: {e}") from e
+        self._device = handshake.fd
         orderly = False
         restore: Callable[[], None] | None = None
         try:
@@ -150,6 +153,8 @@ class Service:
                 await self._answer_requests()
                 nursery.cancel_scope.cancel()
             orderly = True
+            if self._failure is not None:
+                raise self._failure
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(unmount=orderly)
@@ -178,6 +183,10 @@ class Service:
                 await (pyfuse3.main(1, MAX_TASKS) if self.waiter else pyfuse3.main())
                 return
             except BaseExceptionGroup as group:
+                refused, _ = group.split(HandshakeError)
+                if refused is not None:  # nobody works in it yet, so it may go
+                    self._failure = MountError(f"{os.fsdecode(self.mountpoint)}: {refused.exceptions[0]}")
+                    return
                 taken_back, other = group.split(lambda e: isinstance(e, OSError) and e.errno == errno.EAGAIN)
                 if other is not None or taken_back is None:
                     raise
@@ -188,7 +197,11 @@ class Service:
 
     async def _announce(self, on_mounted: Callable[[], None]) -> None:
         await self._mounted.wait()
-        on_mounted()
+        try:
+            on_mounted()
+        except Exception as e:
+            self._failure = e
+            self.stop()
 
     async def _unmount_when_told(self) -> None:
         await self._stop.wait()
@@ -216,12 +229,14 @@ class Service:
 
         A crash leaves the mount there, dead.
         """
+        # The device goes first: from then on the kernel knows that nobody serves, and lets go whoever waits.
+        if self.notifier is None or await trio.to_thread.run_sync(self.notifier.stop):
+            pyfuse3.close(unmount=False)
+        else:
+            os.close(self._device)  # what libfuse holds in memory stays: the notifying thread still uses it
         try:
             await self.sealer.seal()
         finally:
-            if self.notifier is not None:
-                await trio.to_thread.run_sync(self.notifier.stop)
-            pyfuse3.close(unmount=False)  # closes the device: from here on the kernel knows that nobody serves
             await self.sealer.close()
             if unmount:
                 try:

@@ -162,6 +162,34 @@ def test_the_stock_loop_of_an_unknown_pyfuse3_serves_as_well(base: Path, area: P
         assert sorted(os.listdir(mount.path / "dir")) == sorted(os.listdir(base / "dir"))
 
 
+def test_a_failure_of_whoever_was_told_of_the_mount_takes_it_down(base: Path, area: Path) -> None:
+    def fail_when_told(service: Any) -> None:
+        serve = service.serve
+
+        async def serve_and_fail(on_mounted: Any) -> None:
+            def failing() -> None:
+                raise RuntimeError("no room for the record")
+
+            await serve(failing)
+
+        service.serve = serve_and_fail
+
+    with pytest.raises(ServerDied, match="no room for the record"), mounted(base, area, prepare=fail_when_told):
+        pass
+    assert device.mounted_at(os.fsencode(area / "mnt")) is None
+
+
+def test_a_kernel_that_says_something_else_is_a_mount_that_failed(base: Path, area: Path) -> None:
+    def deaf(service: Any) -> None:
+        from goexfs.fuse import handshake
+
+        handshake._OP_INIT = 99
+
+    with pytest.raises(ServerDied, match=r"MountError.*not a FUSE_INIT"), mounted(base, area, prepare=deaf):
+        pass
+    assert device.mounted_at(os.fsencode(area / "mnt")) is None
+
+
 def test_writers_wait_when_memory_is_full_and_go_on_when_it_is_stored(base: Path, area: Path) -> None:
     def little_memory(service: Any) -> None:
         from goexfs.fuse import adapter, seal
