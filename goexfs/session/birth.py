@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     import subprocess
 
+NAME = "goexfs-server"
+"""what ``ps`` calls the process; at most 15 characters"""
+
 _FAILED = 70
 
 

@@ -27,6 +27,7 @@ MOST_BYTES = 1 << 16
 """Length of the longest message, in bytes."""
 
 CONNECT_SECONDS = 10.0
+PING_SECONDS = 10.0
 SEAL_SECONDS = 300.0
 STOP_SECONDS = 300.0
 """Sealing, and so stopping, takes as long as the disk needs for what is dirty: at most some hundred MiB."""

@@ -5,12 +5,13 @@ recovery of a crashed one.  Starts nothing: see ``store`` and ``run``.  Belongs 
 """
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
-from goexfs.session import checks, control, mounts
+from goexfs.session import birth, checks, control, mounts, processes
 from goexfs.session.errors import ServerError
 from snapshots.base import BaseTree
 from snapshots.errors import BaseError, RunBusy, RunState
@@ -132,14 +133,33 @@ class RunHandle:
         if state != "active":
             raise RunState(f"run {self.record.label} is not mounted: it is {state}")
         try:
+            self._ask("ping", timeout=control.PING_SECONDS)  # stopping may take long, saying that one lives may not
             answer = self._ask("stop", timeout=control.STOP_SECONDS, force=force)
         except ServerError:
+            if force and self._kill_server():
+                self.recover()
+                return ()
             # Somebody may have unmounted it at the same moment: then it ends without us, and all is well.
             if not self._wait_for_end(2.0) or self.record.state == "active":
                 raise
             return ()
         self._wait_for_end(_EXIT_SECONDS)
         return answer.holders
+
+    def _kill_server(self) -> bool:
+        """Kill a server that lives and does not answer; False when there is none."""
+        pid = self.record.pid
+        pidfd = -1 if pid is None or not self._store.runs.is_locked(self.id) else processes.open_pid(pid)
+        if pidfd < 0:
+            return False
+        try:
+            # Looked at after the pidfd was opened: from then on the number cannot change its owner unnoticed.
+            if processes.status_field(pid or 0, "Name") != birth.NAME:
+                return False
+            processes.signal_pidfd(pidfd, signal.SIGKILL)
+            return processes.wait_pidfd(pidfd, _EXIT_SECONDS)
+        finally:
+            os.close(pidfd)
 
     def _wait_for_end(self, timeout: float) -> bool:
         """Wait until the server has let go of the run's lock."""

@@ -27,6 +27,7 @@ from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
 from goexfs.overlay.slowbase import SlowBaseTree, is_slow
 from goexfs.session import control
+from goexfs.session.birth import NAME
 from goexfs.session.control import fault_of
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
@@ -90,7 +91,7 @@ def _log_to(path: Path) -> None:
     root.setLevel(logging.INFO)
     faulthandler.enable(sys.stderr)
     with contextlib.suppress(OSError):
-        Path("/proc/self/comm").write_bytes(b"goexfs-server")
+        Path("/proc/self/comm").write_text(NAME)
 
 
 def _discard(store: Store, run_id: str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -75,11 +76,17 @@ def test_a_signal_for_goexfs_reaches_the_command(make, area: Path, number: int) 
 
 def test_a_signal_at_once_is_not_lost(make) -> None:
     """Sent while bubblewrap and the launcher are still on the way."""
-    timer = threading.Timer(0.001, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
+
+    def send_when_caught() -> None:
+        while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # before that it would end the tests
+            time.sleep(0.0005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send_when_caught)
+    sender.start()
     started = time.monotonic()
     assert process.run(make("sleep", "20")).status == 128 + signal.SIGTERM
-    timer.join()
+    sender.join()
     assert time.monotonic() - started < 10
 
 
@@ -99,9 +106,18 @@ def test_a_time_limit_kills(make) -> None:
 
 
 def test_what_stays_in_the_background_is_killed(make, area: Path) -> None:
-    script = "import os,sys,time\nif os.fork():\n  while not os.path.exists('pid'): time.sleep(.01)\n  sys.exit(3)\n" \
-             "os.setsid()\nif os.fork(): os._exit(0)\nopen('tmp','w').write(str(os.getpid()))\nos.rename('tmp','pid')\n" \
-             "while True:\n  open('beat','a').write('x'); time.sleep(.01)"  # fmt: skip
+    script = """
+import os, sys, time
+if os.fork():
+    while not os.path.exists('pid'): time.sleep(.01)
+    sys.exit(3)
+os.setsid()
+if os.fork(): os._exit(0)
+open('tmp', 'w').write(str(os.getpid()))
+os.rename('tmp', 'pid')
+while True:
+    open('beat', 'a').write('x'); time.sleep(.01)
+"""
     assert process.run(make("/usr/bin/python3", "-c", script)).status == 3
     size = (area / "mount/beat").stat().st_size if (area / "mount/beat").exists() else 0
     time.sleep(0.1)
@@ -123,8 +139,12 @@ def test_signal_handlers_and_masks_are_put_back(make) -> None:
 
 
 def test_the_command_starts_with_default_signals_and_no_stray_descriptor(make, area: Path) -> None:
-    process.run(make("/usr/bin/python3", "-c", "import os,sys\nopen('out','w').write(open('/proc/self/status').read())\n"
-                     "open('fds','w').write(repr(sorted(map(int, os.listdir('/proc/self/fd')))))"))  # fmt: skip
+    script = """
+import os
+open('out', 'w').write(open('/proc/self/status').read())
+open('fds', 'w').write(repr(sorted(map(int, os.listdir('/proc/self/fd')))))
+"""
+    process.run(make("/usr/bin/python3", "-c", script))
     status = dict(line.split(":\t", 1) for line in (area / "mount/out").read_text().splitlines() if ":\t" in line)
     ignored = int(status["SigIgn"], 16)
     assert not any(ignored >> (n - 1) & 1 for n in children.SHIELDED)
@@ -168,7 +188,8 @@ from goexfs.session.children import Command
 from goexfs.session.sandbox import Sandbox
 base, mount, script, boxed = map(os.fsencode, sys.argv[1:])
 sandbox = Sandbox(base, mount) if boxed == b"sandbox" else None
-command = Command((b"sh", b"-c", script), base if sandbox else mount, {**os.environb, b"GOEXFS_RUN": b"r"}, "r", sandbox)
+env = {**os.environb, b"GOEXFS_RUN": b"r"}
+command = Command((b"sh", b"-c", script), base if sandbox else mount, env, "r", sandbox)
 print("ended", *process.run(command, grace=2), flush=True)
 """
 
@@ -185,7 +206,8 @@ class Terminal:
     def expect(self, text: bytes, within: float = 15) -> None:
         deadline = time.monotonic() + within
         while text not in self.output:
-            assert time.monotonic() < deadline, (text, self.output)
+            ready, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
+            assert ready, (text, self.output)
             try:
                 self.output += os.read(self.fd, 4096)
             except OSError:
@@ -258,14 +280,24 @@ def test_a_closed_terminal_ends_the_command(terminal, area: Path) -> None:
     os.waitpid(tty.pid, 0)
 
 
-def test_stopping_and_going_on(terminal) -> None:
-    tty = terminal("echo ready; sleep 1; echo after; exit 5")
+@pytest.mark.parametrize("box", ["sandbox", "plain"])
+def test_stopping_and_going_on(box: str, area: Path) -> None:
+    """Job control of a shell: Ctrl-Z stops goexfs with its command, fg goes on."""
+    for name in ("base", "mount"):
+        (area / name).mkdir()
+    (area / "program.py").write_text(TERMINAL)
+    tty = Terminal(["bash", "--norc", "--noprofile", "-i"], {**os.environ, "PYTHONPATH": str(CHECKOUT), "PS1": "$ "})
+    script = "echo rea''dy; sleep 1; echo af''ter; exit 5"
+    tty.type(f'{sys.executable} {area}/program.py {area}/base {area}/mount "{script}" {box}\n'.encode())
     tty.expect(b"ready")
     tty.type(b"\x1a")
-    assert eventually(lambda: os.waitid(os.P_PID, tty.pid, os.WSTOPPED | os.WNOHANG) is not None, within=5)
-    os.killpg(tty.pid, signal.SIGCONT)
+    tty.expect(b"Stopped")
+    time.sleep(1.5)
+    assert b"after" not in tty.output.partition(b"ready")[2]
+    tty.type(b"fg\n")
     tty.expect(b"ended 5 None")
-    tty.close()
+    tty.type(b"exit\n")
+    assert tty.close() == 0
 
 
 def test_killed_goexfs_takes_the_sandbox_along(area: Path) -> None:
