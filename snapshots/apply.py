@@ -9,8 +9,11 @@ is taken back in reverse order, and the base is what it was, modification times 
 """
 
 import os
+import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
 
 from snapshots import disk
 from snapshots.base import BaseTree
@@ -70,15 +73,23 @@ class _Merge:
         try:
             self._stage()
             self._check()
-            self._apply()
-            record()
         except BaseException as e:
-            left = self._take_back(e)
-            if isinstance(e, OSError):
-                where = readable(self._at) or "the base"
-                raise MergeError(f"the merge failed at {where}: {e.strerror}; nothing was changed{left}") from e
-            raise
-        return self._finish()
+            self._fail(e)
+        with _undisturbed():
+            try:
+                self._apply()
+                record()
+            except BaseException as e:
+                self._fail(e)
+            return self._finish()
+
+    def _fail(self, reason: BaseException) -> NoReturn:
+        with _undisturbed():
+            left = self._take_back(reason)
+        if isinstance(reason, OSError):
+            where = readable(self._at) or "the base"
+            raise MergeError(f"the merge failed at {where}: {reason.strerror}; nothing was changed{left}") from reason
+        raise reason
 
     # -- the steps
 
@@ -237,6 +248,16 @@ class _Merge:
         finally:
             self._set_root_times(self._times[b""])
         return ""
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold signals that would end the program until the block is through: it is short, and half of it is bad."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _without_ctime(identity: Identity) -> tuple[int, ...]:

@@ -207,14 +207,15 @@ class StoredContent(Readable):
 
 def open_base(base: BasePaths, path: bytes) -> BaseContent:
     """The content of the base file at a path; BaseChanged when there is no regular file."""
-    fd = base.open(path)
-    if fd is None:
-        raise BaseChanged(f"{readable(path)} is no longer in the base, and its content is needed; restore the file")
-    content = BaseContent(fd, path)
-    if not stat.S_ISREG(content.stat.st_mode):
-        content.close()
-        raise BaseChanged(f"{readable(path)} in the base is no longer a regular file; restore the file")
-    return content
+    st = base.stat(path)
+    if st is not None and stat.S_ISREG(st.st_mode):  # asked first: opening a device may do things
+        fd = base.open(path)
+        if fd is not None:
+            content = BaseContent(fd, path)
+            if stat.S_ISREG(content.stat.st_mode):
+                return content
+            content.close()
+    raise BaseChanged(f"{readable(path)} is no longer a file in the base, and its content is needed; restore it")
 
 
 def open_entry(entry: Entry, base: BasePaths, objects: ObjectReader, *, at: bytes | None = None) -> Readable:

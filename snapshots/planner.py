@@ -1,12 +1,7 @@
 """From entries and the base as it is now to the plan of a merge.
 
-Owns the rules of what conflicts with what, and the order of operations.  Reads base and objects, writes nothing.
-Belongs to the thread of its ``BaseTree``.
-
-What the run changed is compared by identity: an entry holds the base inode as it was at copy-up.  For a base name that
-the run only hides (deleted, or replaced by something else) there is no identity, only a time at which all was in order:
-a file there whose ctime is later changed under the run's feet.  A difference that makes no difference is no conflict:
-where the base already is what the run made of it, nothing is done.
+Owns what becomes of every node and name, and the order of operations; what stands in the way is for ``conflicts`` to
+say.  Reads base and objects, writes nothing.  Belongs to the thread of its ``BaseTree``.
 """
 
 import os
@@ -20,6 +15,7 @@ from snapshots.aliases import with_aliases
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, join, split
 from snapshots.compare import Sides, carried
+from snapshots.conflicts import Conflicts
 from snapshots.content import ObjectReader
 from snapshots.entries import WHITEOUT, Changed, Entry, Identity
 from snapshots.plan import (
@@ -28,7 +24,6 @@ from snapshots.plan import (
     ConflictKind,
     Link,
     Make,
-    PathConflict,
     Plan,
     Put,
     Replace,
@@ -84,9 +79,8 @@ class _Planner:
         self._tree = tree
         self._base = base
         self._sides = Sides(base, objects)
-        self._since_ns = since_ns
         self._next_slot = 0
-        self._conflicts: dict[tuple[bytes, ConflictKind], PathConflict] = {}
+        self._conflicts = Conflicts(base, self._sides, since_ns)
         self._makes: list[Make] = []
         self._taken: dict[bytes, tuple[bytes, os.stat_result]] = {}
         """base paths that move elsewhere -> slot, and what they are now"""
@@ -105,8 +99,6 @@ class _Planner:
         """base directories in which names change, and those that move"""
         self._times: dict[bytes, tuple[int, int]] = {}
         """access and modification times that directories end up with, by run path"""
-        self._verified: set[tuple[int, int]] = set()
-        """base inodes that are known to be what the run saw"""
         self._waiting: list[tuple[Place, bytes | None]] = []
 
     def plan(self) -> Plan:
@@ -166,16 +158,16 @@ class _Planner:
             self._stay(place, spot.base_path, spot.occupant)
         elif self._matters(place):
             if spot.occupant is None:
-                self._conflict(place.path, ConflictKind.DELETED_IN_BASE, "restore the directory in the base")
+                self._conflicts.add(place.path, ConflictKind.DELETED_IN_BASE, "restore the directory in the base")
             else:
-                self._conflict(place.path, ConflictKind.KIND, "make it a directory again in the base")
+                self._conflicts.add(place.path, ConflictKind.KIND, "make it a directory again in the base")
 
     def _moved_directory(self, place: Place, entry: Entry, spot: _Spot) -> None:
         origin = place.base or b""
         st = self._base.stat(origin)
         if st is None or not stat.S_ISDIR(st.st_mode):
             kind = ConflictKind.DELETED_IN_BASE if st is None else ConflictKind.KIND
-            self._conflict(place.path, kind, "restore the directory in the base, it is renamed by the run")
+            self._conflicts.add(place.path, kind, "restore the directory in the base, it is renamed by the run")
             return
         self._attachments.append(_Attachment(self._take(origin, st), spot, own=False))
         self._touched.add(origin)
@@ -186,7 +178,7 @@ class _Planner:
         self._dirs[base_path] = place
         if st.st_dev != self._base.tree.dev and self._tree.links(place):
             advice = "run over that filesystem's own directory to merge changes in it"
-            self._conflict(place.path, ConflictKind.OTHER_FILESYSTEM, advice)
+            self._conflicts.add(place.path, ConflictKind.OTHER_FILESYSTEM, advice)
         entry = place.entry
         if entry is not None or self._tree.links(place):  # the root may have names below it and no entry
             self._waiting.append((place, None))
@@ -197,7 +189,7 @@ class _Planner:
             mode = stat.S_IMODE(entry.mode)
             mode_now, mode_then = stat.S_IMODE(st.st_mode), stat.S_IMODE(origin.identity.mode if origin else st.st_mode)
             if mode_now != mode_then and mode not in (mode_now, mode_then):
-                self._conflict(place.path, ConflictKind.ATTRIBUTES, "set the directory's mode in the base back")
+                self._conflicts.add(place.path, ConflictKind.ATTRIBUTES, "set the directory's mode in the base back")
             elif mode == mode_then:
                 mode = mode_now  # only the base changed it
             self._set_attrs(place.path, base_path, entry, st, mode, times=False)
@@ -222,42 +214,27 @@ class _Planner:
         where = held[0].base_path if held else entry.origin.path
         assert where is not None
         st = held[0].occupant if held else self._base.stat(where)
+        path, advice = spots[0].path, "restore the base's file, or discard the run"
         if st is None:
-            self._conflict(spots[0].path, ConflictKind.DELETED_IN_BASE, "restore the base's file, or discard the run")
+            self._conflicts.add(path, ConflictKind.DELETED_IN_BASE, advice)
             return
         if stat.S_IFMT(st.st_mode) != stat.S_IFMT(entry.mode):
-            self._conflict(spots[0].path, ConflictKind.KIND, "restore what was there in the base, or discard the run")
+            self._conflicts.add(path, ConflictKind.KIND, advice)
             return
         at_home = [spot for spot in spots if spot.base_path == where]
-        if entry.changed and not self._is_as_at_copy_up(entry, st, where):
-            if not at_home or not self._is_already(entry, at_home[0], st):
-                self._conflict(spots[0].path, ConflictKind.BOTH_MODIFIED, "restore the base's file, or discard the run")
+        if entry.changed and not self._conflicts.is_as_at_copy_up(entry, st, where):
+            if not at_home or not self._conflicts.is_already(entry, where, st):
+                self._conflicts.add(path, ConflictKind.BOTH_MODIFIED, advice)
                 return
+            if entry.content is None:
+                return  # only the base was written to: its times are the true ones
             held = held or at_home
         else:
-            self._verified.add((st.st_dev, st.st_ino))
-            if entry.content is not None and not (held and self._has_same_content(entry, held[0], st)):
+            self._conflicts.vouch_for(st)
+            if entry.content is not None and not (held and self._conflicts.has_same_content(entry, where, st)):
                 self._new_node(entry, spots, held)
                 return
         self._kept_node(entry, spots, held, where, st)
-
-    def _is_as_at_copy_up(self, entry: Entry, st: os.stat_result, base_path: bytes) -> bool:
-        """Whether a base inode is what it was when the run first changed it.
-
-        A ctime that moved alone says that attributes or names changed, or nothing in the end (a merge that was taken
-        back).  Unless that was in order, what the run is going to set must be there already.
-        """
-        assert entry.origin is not None
-        then, now = entry.origin.identity, Identity.of(st)
-        if now == then:
-            return True
-        if now != replace(then, ctime_ns=now.ctime_ns):
-            return False
-        if self._since_ns is not None and st.st_ctime_ns <= self._since_ns:
-            return True
-        if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
-            return False
-        return entry.xattrs is None or carried(entry.xattrs) == carried(self._base.xattrs(base_path))
 
     def _kept_node(
         self, entry: Entry, spots: list[_Spot], held: list[_Spot], where: bytes, st: os.stat_result
@@ -287,23 +264,8 @@ class _Planner:
         """Whether the base got the same new thing at this name since the run began."""
         if spot.occupant is None or spot.base_path is None or entry.nlink > 1:
             return False
-        return self._is_late(spot.occupant) and self._is_already(entry, spot, spot.occupant)
-
-    def _is_already(self, entry: Entry, spot: _Spot, st: os.stat_result) -> bool:
-        assert spot.base_path is not None
-        before = self._sides.of_base(spot.base_path, st)
-        after = self._sides.of_entry(entry, spot.path)
-        if before.kind != after.kind:
-            return False
-        place = Place(spot.path, entry, entry.origin.path if entry.origin is not None else None, None)
-        differs = self._sides.content_differs(before, after, place, spot.base_path)
-        attrs = set(self._sides.attrs_that_differ(before, after, place, times=False)) - {"links"}
-        return not differs and not attrs
-
-    def _has_same_content(self, entry: Entry, spot: _Spot, st: os.stat_result) -> bool:
-        assert spot.base_path is not None
-        before, after = self._sides.of_base(spot.base_path, st), self._sides.of_entry(entry, spot.path)
-        return not self._sides.content_differs(before, after, Place(spot.path, entry, None, None), spot.base_path)
+        late = self._conflicts.is_late(spot.occupant)
+        return late and self._conflicts.is_already(entry, spot.base_path, spot.occupant)
 
     # -- the pieces
 
@@ -353,12 +315,6 @@ class _Planner:
         if after:
             self._attrs[path] = SetAttrs(path, Attrs(**before), Attrs(**after))  # type: ignore[arg-type]
 
-    def _conflict(self, path: bytes, kind: ConflictKind, advice: str) -> None:
-        self._conflicts.setdefault((path, kind), PathConflict(path, kind, advice))
-
-    def _is_late(self, st: os.stat_result) -> bool:
-        return self._since_ns is not None and st.st_ctime_ns > self._since_ns
-
     def _is_shown(self, base_path: bytes) -> bool:
         """Whether the run shows a base path at its old name (so that it cannot be taken from there)."""
         above, name = split(base_path)
@@ -372,7 +328,7 @@ class _Planner:
         detach: list[Aside] = [Aside(path, slot, Identity.of(st)) for path, (slot, st) in self._taken.items()]
         for path, st in self._hidden.items():
             if path not in self._taken:
-                self._check_hidden(path, st)
+                self._conflicts.check_hidden(path, st, self._taken)
                 detach.append(Aside(path, self._slot(), Identity.of(st)))
         detach.sort(key=lambda op: op.path, reverse=True)
         attach: list[Put | Replace | Link | SetAttrs] = []
@@ -385,10 +341,9 @@ class _Planner:
         unlock = self._settle_directories()
         # The deepest first: with its own mode a directory may lose the right to be entered.
         attach += sorted(self._attrs.values(), key=lambda op: op.path, reverse=True)
-        conflicts = sorted(self._conflicts.values(), key=lambda conflict: (conflict.path, conflict.kind))
         return Plan(
             tuple(self._makes), (*unlock, *detach), tuple(attach), tuple(sorted(self._touched)), self._times.get(b""),
-            tuple(conflicts),
+            self._conflicts.found(),
         )
 
     def _attach(self, slot: bytes, spot: _Spot, own: bool) -> Put | Replace:
@@ -397,27 +352,8 @@ class _Planner:
         if spot.occupant is None or spot.base_path is None or spot.base_path in self._taken:
             return Put(slot, spot.path)
         if not own:
-            self._check_hidden(spot.base_path, spot.occupant, replaced_at=spot.path)
+            self._conflicts.check_hidden(spot.base_path, spot.occupant, self._taken, replaced_at=spot.path)
         return Replace(slot, spot.path, Identity.of(spot.occupant))
-
-    def _check_hidden(self, base_path: bytes, st: os.stat_result, *, replaced_at: bytes | None = None) -> None:
-        """A conflict for everything at or below a base path that changed since the run began, unless it moves."""
-        waiting = [(base_path, st)]
-        while waiting:
-            path, st = waiting.pop()
-            if path in self._taken and path != base_path:
-                continue
-            if st.st_dev != self._base.tree.dev:
-                self._conflict(path, ConflictKind.OTHER_FILESYSTEM, "unmount it, or leave it in place in the run")
-            elif stat.S_ISDIR(st.st_mode):
-                children = (join(path, name) for name in self._base.list(path))
-                waiting += [(child, inner) for child in children if (inner := self._base.stat(child)) is not None]
-            elif self._is_late(st) and (st.st_dev, st.st_ino) not in self._verified:
-                if replaced_at is not None and path == base_path:
-                    advice = "remove it from the base (or put the old one back), or discard the run"
-                    self._conflict(replaced_at, ConflictKind.BOTH_ADDED, advice)
-                else:
-                    self._conflict(path, ConflictKind.MODIFIED_IN_BASE, "put the base's file back, or discard the run")
 
     def _settle_directories(self) -> list[Unlock]:
         """Give directories their times and modes at the end; which must be unlocked first, outermost first."""

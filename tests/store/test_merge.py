@@ -3,12 +3,14 @@
 import errno
 import os
 import shutil
+import signal
 import stat
 import struct
 import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +18,9 @@ from hypothesis import strategies as st
 from snapshots import durable
 from snapshots.apply import carry_out
 from snapshots.base import BaseTree
+from snapshots.entries import Content, Extent
 from snapshots.errors import Conflict, MergeError
-from snapshots.plan import ConflictKind
+from snapshots.plan import ConflictKind, Plan
 from snapshots.planner import plan_merge
 from snapshots.tree import UpperTree
 from tests.store.mirror import DictObjects, Mirror
@@ -192,11 +195,7 @@ def test_holes_stay_holes(area, start):
         file.write(b"start")
         file.truncate(size)
     s.seal()
-    from snapshots.entries import Content, Extent
-
     (ino, entry), = [(i, e) for i, e in s.state.entries.items() if e.content is not None]
-    import msgspec
-
     content = Content(size, 0, (Extent(0, 5, s.objects.put(b"start"), 0),))
     s.state.entries[ino] = msgspec.structs.replace(entry, content=content)
     s.merge()
@@ -214,10 +213,6 @@ def test_holes_of_the_base_stay_holes(area, start):
     with open(s.there / "sparse", "r+b") as file:
         file.write(b"start")
     s.seal()
-    import msgspec
-
-    from snapshots.entries import Content, Extent
-
     (ino, entry), = [(i, e) for i, e in s.state.entries.items() if e.content is not None]
     content = Content(size, size, (Extent(0, 5, s.objects.put(b"start"), 0),))
     s.state.entries[ino] = msgspec.structs.replace(entry, content=content)
@@ -266,8 +261,6 @@ def test_what_was_below_a_replaced_directory_and_moved(area, start):
 
 
 def test_an_opaque_directory(area, start):
-    import msgspec
-
     (area / "base" / "d").mkdir()
     write(area / "base" / "d" / "hidden", "hidden")
     write(area / "base" / "d" / "kept", "kept")
@@ -425,6 +418,41 @@ def test_changes_elsewhere_in_the_base_are_kept(area, start):
     assert (s.base / "mine").read_text() == "changed by the run"
     assert (s.base / "theirs").read_text() == "changed by the user"
     assert (s.base / "moved" / "added").read_text() == "by the user"
+
+
+def test_what_the_run_only_touched_keeps_the_times_of_the_base(area, start):
+    write(area / "base" / "f", "f")
+    s = start()
+    (s.there / "f").chmod(0o600)
+    s.seal()
+    write(s.base / "f", "newer", 10**18 + 50)
+    (s.base / "f").chmod(0o600)
+    s.merge()
+    assert (s.base / "f").read_text() == "newer"
+    assert (s.base / "f").stat().st_mtime_ns == 10**18 + 50
+
+
+def test_a_plan_can_be_written_down(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal(style="ranges")
+    plan = s.plan()
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan
+
+
+def test_signals_wait_until_the_base_is_whole_again(area, start):
+    every_kind_of_base(area / "base")
+    s = start()
+    every_kind_of_change(s.there)
+    s.seal()
+
+    def record():
+        signal.raise_signal(signal.SIGINT)  # in the middle of it
+
+    with pytest.raises(KeyboardInterrupt):
+        s.merge(record=record)
+    s.check()
 
 
 def test_a_change_between_plan_and_apply_takes_everything_back(area, start):

@@ -1,0 +1,109 @@
+"""When is the base still what a run saw, and what is said when it is not.
+
+Owns the rules of what conflicts.  Reads base and objects, writes nothing.  Belongs to the thread of its ``BaseTree``.
+
+What the run changed is compared by identity: an entry holds the base inode as it was at copy-up.  For a base name that
+the run only hides (deleted, or replaced by something else) there is no identity, only a time at which all was in order:
+a file there whose ctime is later changed under the run's feet.  A difference that makes no difference is no conflict:
+where the base already is what the run made of it, nothing is done.
+"""
+
+import os
+import stat
+from collections.abc import Container
+
+from msgspec.structs import replace
+
+from snapshots.basepaths import BasePaths, join
+from snapshots.compare import Sides, carried
+from snapshots.entries import Entry, Identity
+from snapshots.plan import ConflictKind, PathConflict
+from snapshots.tree import Place
+
+
+class Conflicts:
+    """The conflicts of one merge, as they are found.
+
+    ``since_ns``: a time at which the base was as the run saw it; None: what the run hides is taken to be unchanged.
+    """
+
+    def __init__(self, base: BasePaths, sides: Sides, since_ns: int | None) -> None:
+        self._base = base
+        self._sides = sides
+        self._since_ns = since_ns
+        self._found: dict[tuple[bytes, ConflictKind], PathConflict] = {}
+        self._verified: set[tuple[int, int]] = set()
+
+    def add(self, path: bytes, kind: ConflictKind, advice: str) -> None:
+        """There is a conflict at a path; ``advice`` is one clause on what to do."""
+        self._found.setdefault((path, kind), PathConflict(path, kind, advice))
+
+    def found(self) -> tuple[PathConflict, ...]:
+        """All conflicts so far, sorted by path."""
+        return tuple(self._found[key] for key in sorted(self._found))
+
+    def vouch_for(self, st: os.stat_result) -> None:
+        """A base inode is known to be what the run saw, whatever its ctime says."""
+        self._verified.add((st.st_dev, st.st_ino))
+
+    def is_late(self, st: os.stat_result) -> bool:
+        """Whether an inode changed since all was in order."""
+        return self._since_ns is not None and st.st_ctime_ns > self._since_ns
+
+    def is_as_at_copy_up(self, entry: Entry, st: os.stat_result, base_path: bytes) -> bool:
+        """Whether a base inode is what it was when the run first changed it.
+
+        A ctime that moved alone says that attributes or names changed, or nothing in the end (a merge that was taken
+        back).  Unless that was in order, what the run is going to set must be there already.
+        """
+        assert entry.origin is not None
+        then, now = entry.origin.identity, Identity.of(st)
+        if now == then:
+            return True
+        if now != replace(then, ctime_ns=now.ctime_ns):
+            return False
+        if self._since_ns is not None and st.st_ctime_ns <= self._since_ns:
+            return True
+        if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
+            return False
+        return entry.xattrs is None or carried(entry.xattrs) == carried(self._base.xattrs(base_path))
+
+    def is_already(self, entry: Entry, base_path: bytes, st: os.stat_result) -> bool:
+        """Whether a base inode already is what the run made, times apart."""
+        before = self._sides.of_base(base_path, st)
+        after = self._sides.of_entry(entry, base_path)
+        if before.kind != after.kind:
+            return False
+        place = Place(base_path, entry, entry.origin.path if entry.origin is not None else None, None)
+        differs = self._sides.content_differs(before, after, place, base_path)
+        attrs = set(self._sides.attrs_that_differ(before, after, place, times=False)) - {"links"}
+        return not differs and not attrs
+
+    def has_same_content(self, entry: Entry, base_path: bytes, st: os.stat_result) -> bool:
+        """Whether a file that the run wrote to has the bytes that the base file has."""
+        before, after = self._sides.of_base(base_path, st), self._sides.of_entry(entry, base_path)
+        return not self._sides.content_differs(before, after, Place(base_path, entry, None, None), base_path)
+
+    def check_hidden(
+        self, base_path: bytes, st: os.stat_result, moving: Container[bytes], *, replaced_at: bytes | None = None
+    ) -> None:
+        """Add a conflict for all that changed late at or below a base path that the run hides, unless it moves away.
+
+        ``replaced_at`` is the path in the run at which something else is there instead.
+        """
+        waiting = [(base_path, st)]
+        while waiting:
+            path, st = waiting.pop()
+            if path in moving and path != base_path:
+                continue
+            if st.st_dev != self._base.tree.dev:
+                self.add(path, ConflictKind.OTHER_FILESYSTEM, "unmount it, or leave it in place in the run")
+            elif stat.S_ISDIR(st.st_mode):
+                children = (join(path, name) for name in self._base.list(path))
+                waiting += [(child, inner) for child in children if (inner := self._base.stat(child)) is not None]
+            elif self.is_late(st) and (st.st_dev, st.st_ino) not in self._verified:
+                if replaced_at is not None and path == base_path:
+                    advice = "remove it from the base (or put the old one back), or discard the run"
+                    self.add(replaced_at, ConflictKind.BOTH_ADDED, advice)
+                else:
+                    self.add(path, ConflictKind.MODIFIED_IN_BASE, "put the base's file back, or discard the run")
