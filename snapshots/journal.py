@@ -46,6 +46,8 @@ _HEADER_SIZE = 32
 _HEAD = struct.Struct("<IQ")
 MAX_BODY = 64 << 20
 """Bytes; a longer length is damage."""
+REWIND = "rewind"
+"""``Change.op`` of a rewind: its entries have their contents, and those without links are gone."""
 
 
 class Whole(msgspec.Struct, frozen=True, array_like=True, tag="whole"):
@@ -121,7 +123,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
     path: bytes
     """where the node is (was, for an unlink), relative to the base; empty for a file without a name"""
     entries: tuple[Entry, ...]
-    """how nodes are now; without their contents"""
+    """how nodes are now; without their contents, but for a rewind"""
     links: tuple[Link, ...]
     unlinked: tuple[tuple[int, bytes], ...]
     """(parent, name) pairs where the base shows through again, or nothing is"""
@@ -237,6 +239,18 @@ def segments(directory: Path) -> list[tuple[int, Path]]:
         except ValueError:
             continue
     return sorted(found)
+
+
+def begun_ns(path: Path) -> int | None:
+    """When a segment was begun, nanoseconds since 1970; None when its header is damaged, or it is gone."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEADER_SIZE)
+    except FileNotFoundError:
+        return None
+    if len(head) < _HEADER_SIZE or xxhash.xxh3_64_digest(head[:24])[::-1] != head[24:32]:
+        return None
+    return int(_HEADER.unpack_from(head)[3])
 
 
 def read_segment(path: Path) -> tuple[list[Numbered], Damage | None]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapshots import durable, journal
-from snapshots.entries import Checkpoint, Entry, Link, UpperState
 from snapshots.replay import Replay
+from snapshots.states import difference
 from snapshots.store import Store
 
 
@@ -46,7 +46,7 @@ def recover(store: Store, run_id: str) -> Recovery | None:
         number = found.number + 1
     if records or damage is not None:
         after = replay.state(replay.contents(store.objects, directory / "spool"))
-        upper.commit(_difference(before, after, number))
+        upper.commit(difference(before, after, number))
         store.sync()
     tidy(directory, number)
     if not records and damage is None:
@@ -67,21 +67,3 @@ def tidy(directory: Path, position: int) -> None:
             durable.unlink(path)
         elif damage is not None:
             os.truncate(path, damage.offset)
-
-
-def _difference(before: UpperState, after: UpperState, number: int) -> Checkpoint:
-    entries: list[Entry] = [entry for ino, entry in after.entries.items() if before.entries.get(ino) != entry]
-    gone = [ino for ino in before.entries if ino not in after.entries]
-    links = [
-        Link(parent, name, ino)
-        for parent, names in after.links.items()
-        for name, ino in names.items()
-        if before.links.get(parent, {}).get(name) != ino
-    ]
-    unlinked = [
-        (parent, name)
-        for parent, names in before.links.items()
-        for name in names
-        if name not in after.links.get(parent, {})
-    ]
-    return Checkpoint(tuple(entries), tuple(gone), tuple(links), tuple(unlinked), after.next_ino, number)

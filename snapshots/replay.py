@@ -11,7 +11,7 @@ import msgspec
 
 from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Content, Entry, Extent, UpperState
 from snapshots.extents import layered
-from snapshots.journal import Change, Cut, Data, Load, Numbered, Patch, Process, Range, Spooled, Whole
+from snapshots.journal import REWIND, Change, Cut, Data, Load, Numbered, Patch, Process, Range, Spooled, Whole
 from snapshots.objects import Objects
 from snapshots.ranges import RangeSet
 
@@ -54,7 +54,10 @@ class Replay:
             self.processes[numbered.number] = record
             return
         for entry in record.entries:
-            self._entry(entry)
+            if record.op == REWIND:
+                self._rewound(entry)
+            else:
+                self._entry(entry)
         for link in record.links:
             self.links.setdefault(link.parent, {})[link.name] = link.ino
         for parent, name in record.unlinked:
@@ -72,6 +75,15 @@ class Replay:
             entry = msgspec.structs.replace(entry, content=known.content)
         self.entries[entry.ino] = entry
         self.next_ino = max(self.next_ino, entry.ino + 1)
+
+    def _rewound(self, entry: Entry) -> None:
+        """A rewind tells of contents too, all of them in the store."""
+        self.dirty.pop(entry.ino, None)
+        if entry.nlink:
+            self.entries[entry.ino] = entry
+            self.next_ino = max(self.next_ino, entry.ino + 1)
+        else:
+            self.entries.pop(entry.ino, None)
 
     def _data(self, record: Change, data: Data) -> None:
         ino = record.ino
@@ -100,8 +112,11 @@ class Replay:
             changed=known.changed | Changed.DATA,
         )
 
-    def contents(self, objects: Objects, spool: Path) -> dict[int, Content]:
-        """Store every dirty content and answer the records, by inode number; what cannot be is in ``lost``."""
+    def contents(self, objects: Objects, spool: Path | None) -> dict[int, Content]:
+        """Store every dirty content and answer the records, by inode number; what cannot be is in ``lost``.
+
+        Without ``spool`` what was in working files cannot: they are as they are now, not as they were then.
+        """
         stored: dict[int, Content] = {}
         for ino, content in self.dirty.items():
             try:
@@ -160,7 +175,7 @@ def _change(content: Memory | Working, data: Patch | Cut | Range) -> None:
         content.size = data.size
 
 
-def _store(content: Memory | Working, objects: Objects, spool: Path) -> Content:
+def _store(content: Memory | Working, objects: Objects, spool: Path | None) -> Content:
     if isinstance(content, _Loaded):
         source = content.content
         memory = Memory(read_sealed(_store(source, objects, spool) if isinstance(source, Working) else source, objects))
@@ -177,6 +192,8 @@ def _store(content: Memory | Working, objects: Objects, spool: Path) -> Content:
         below = _store(below, objects, spool)
     stored: list[Extent] = []
     if len(content.ranges):
+        if spool is None:
+            raise ValueError("its working file is not kept")
         fd = os.open(spool / content.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
             stored = objects.put_ranges(fd, [(start, end - start) for start, end in content.ranges])

@@ -78,10 +78,11 @@ class RunCheck:
         row = self._db.one("SELECT over FROM runs WHERE key = ?", (self._key,))
         if row is not None and row[0] == 1:
             return  # given up: what is left is garbage that is being dropped
-        self._check_past()
-        if row is not None and row[0]:
+        is_over = row is not None and bool(row[0])
+        self._check_versions(FOREVER if is_over else FOREVER - 1)
+        if is_over:  # there is what forks see of it, and no present
             self._check_uses()
-            return  # what forks see of it is a version of its past
+            return
         entries, unreadable = self._load_entries()
         for entry in entries.values():
             self._check_entry(entry)
@@ -92,11 +93,11 @@ class RunCheck:
         self._check_reachable(entries, unreadable, links)
         self._check_uses()
 
-    def _check_past(self) -> None:
-        """Former versions: can they be read, and what do they use?"""
+    def _check_versions(self, last: int) -> None:
+        """Versions that ended at ``last`` or before: can they be read, and what do they use?"""
         rows = self._db.all(
-            "SELECT until, ino, since, data FROM entries WHERE run = ? AND until != ? AND data != x''",
-            (self._key, FOREVER),
+            "SELECT until, ino, since, data FROM entries WHERE run = ? AND until <= ? AND data != x''",
+            (self._key, last),
         )
         for until, stored, since, blob in rows:
             ino = from_stored(stored)

@@ -98,15 +98,17 @@ class Runs:
         name: str | None = None,
         command: tuple[str, ...] = (),
         options: dict[str, Any] | None = None,
+        identity: tuple[int, int] | None = None,
     ) -> Run:
         """Register a new run over ``base`` (an absolute path), state ``active``, and make its directory.
 
-        Errors: BaseError, RunExists, RunError for a name that cannot be one.
+        ``identity`` is known when the run begins where another one was; the base is asked for it otherwise.  Errors:
+        BaseError, RunExists, RunError for a name that cannot be one.
         """
         if name is not None:
             check_name(name)
         path = _normal(base)
-        identity = _identity(path)
+        identity = identity or _identity(path)
         now = time.time_ns()
         with self._db.transaction():
             if name is not None:

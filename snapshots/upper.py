@@ -99,6 +99,24 @@ class Upper:
         row = self._db.one("SELECT max(position) FROM checkpoints WHERE run = ? AND position <= ?", (run.key, at))
         return int(row[0]) if row is not None and row[0] is not None else 1
 
+    def checkpoint_after(self, position: int) -> int:
+        """Position of the first checkpoint at ``position`` or after it; 0 when there is none."""
+        run = self._run()
+        row = self._db.one("SELECT min(position) FROM checkpoints WHERE run = ? AND position >= ?", (run.key, position))
+        return int(row[0]) if row is not None and row[0] is not None else 0
+
+    def checkpoints(self) -> list[tuple[int, int]]:
+        """(position, time in nanoseconds) of every checkpoint that can be loaded, in order."""
+        run = self._run()
+        held = pins(self._db, run.key)
+        rows = self._db.all("SELECT position, time_ns FROM checkpoints WHERE run = ? ORDER BY position", (run.key,))
+        return [(at, made) for at, made in rows if at >= run.horizon or is_held(held, at, at + 1)]
+
+    def retained(self) -> tuple[int, int]:
+        """The first position from which on every state is kept, and the position of the present."""
+        run = self._run()
+        return run.horizon, run.journal
+
     def commit(self, checkpoint: Checkpoint, *, hold: Collection[bytes] | None = None) -> None:
         """Apply a checkpoint, all or nothing.
 

@@ -1,0 +1,68 @@
+"""Forks: runs that begin where another one was.
+
+Owns the making of a fork, in the table ``forks``.  A fork has no rows of its own at first: it sees its parent's as of
+a position (``snapshots.versions``), so making one costs the same whatever the parent holds.  What it sees stays for as
+long as it needs it, also when the parent is merged, discarded or forgotten.  Belongs to one store, so to one thread.
+"""
+
+from snapshots.errors import RunState
+from snapshots.runs import Run
+from snapshots.states import difference, is_empty
+from snapshots.store import Store
+from snapshots.timeline import state_at
+
+
+def fork(store: Store, run_id: str, position: int, *, name: str | None = None) -> Run:
+    """A new run, state ``kept``, that begins as the run ``run_id`` was at a position of its journal.
+
+    Errors: RunUnknown, RunState, RunExists, RunError for the name, HistoryGone, StoreError.
+    """
+    upper = store.upper(run_id)
+    now = upper.retained()[1]
+    at, rest = position, None
+    if position != now:
+        known = upper.load(position)
+        at = known.journal
+        if at != position:  # between two checkpoints: what the journal has on top becomes the fork's own
+            rest = difference(known, state_at(store, run_id, position), 0)
+    with store.database.transaction():
+        parent = store.runs.get(run_id)
+        if not parent.is_live:
+            raise RunState(f"run {parent.label} has been {parent.state}: it cannot be forked")
+        made = store.runs.create(base=parent.base, name=name, options=parent.options, identity=parent.base_identity)
+        made = store.runs.update(made.id, state="kept")
+        _enter(store, run_id, made.id, at)
+        if rest is not None and not is_empty(rest):
+            store.upper(made.id).commit(rest)
+    return made
+
+
+def _enter(store: Store, parent: str, child: str, position: int) -> None:
+    """Note whose fork a run is.  A version that is to be seen must be a checkpoint's."""
+    store.database.run(
+        "INSERT INTO forks (run, parent, position, began_ns)"
+        " SELECT c.key, p.key, ?, coalesce((SELECT began_ns FROM forks WHERE run = p.key), p.created_ns)"
+        " FROM runs c, runs p WHERE c.id = ? AND p.id = ?",
+        (position, child, parent),
+    )
+    store.database.run(
+        "UPDATE runs SET (next_ino, history_limit) = (SELECT next_ino, history_limit FROM runs WHERE id = ?)"
+        " WHERE id = ?",
+        (parent, child),
+    )
+
+
+def began_ns(store: Store, run: Run) -> int:
+    """When the base was first looked at by a run, or by the one that it is a fork of in the end; ns since 1970."""
+    row = store.database.one("SELECT began_ns FROM forks f JOIN runs r ON r.key = f.run WHERE r.id = ?", (run.id,))
+    return run.created_ns if row is None else int(row[0])
+
+
+def parent_of(store: Store, run_id: str) -> tuple[str, int] | None:
+    """(id of the parent, position) of a fork; None for a run that is none."""
+    row = store.database.one(
+        "SELECT p.id, f.position FROM forks f JOIN runs r ON r.key = f.run JOIN runs p ON p.key = f.parent"
+        " WHERE r.id = ?",
+        (run_id,),
+    )
+    return None if row is None else (str(row[0]), int(row[1]))

@@ -1,0 +1,299 @@
+"""Former versions, snapshots, forks and thinning: what is promised to be kept reads as it was, and the rest goes."""
+
+import os
+import random
+import stat
+import time
+
+import pytest
+
+from snapshots.entries import FIRST_NEW_INO, ROOT_INO, WHITEOUT, Checkpoint, Link, UpperState
+from snapshots.errors import HistoryGone, RunExists, RunState, SnapshotExists, SnapshotUnknown
+from snapshots.forks import began_ns, fork, parent_of
+from snapshots.fsck import fsck
+from snapshots.gc import gc
+from snapshots.history import History
+from snapshots.moments import parse_time
+from snapshots.retention import NEWEST, set_limit, thin
+from snapshots.states import difference
+from snapshots.store import Store
+from tests.store.uppers import entry, whole
+
+Plain = tuple[dict, dict]
+
+
+def plain(state: UpperState) -> Plain:
+    return state.entries, {parent: names for parent, names in state.links.items() if names}
+
+
+class Author:
+    """Random checkpoints for one run, each with a place in the journal, and what they make of its state."""
+
+    def __init__(self, store: Store, run_id: str, seed: int = 0) -> None:
+        self.store, self.upper, self.random = store, store.upper(run_id), random.Random(seed)
+        self.state = self.upper.load()
+        self.seen: dict[int, Plain] = {self.state.journal: plain(self.state)}
+
+    def step(self, size: int = 10) -> int:
+        """One checkpoint more; its position."""
+        choose = self.random
+        entries, links = dict(self.state.entries), {p: dict(n) for p, n in self.state.links.items()}
+        next_ino = self.state.next_ino
+        for _ in range(choose.randrange(1, 5)):
+            directories = [ROOT_INO, *(ino for ino, e in entries.items() if e.is_dir)]
+            action = choose.choice(["file", "file", "dir", "write", "write", "remove", "hide"])
+            name = b"n%d" % choose.randrange(30)
+            parent = choose.choice(directories)
+            names = links.setdefault(parent, {})
+            if action in ("file", "dir") and name not in names:
+                content = None
+                if action == "file":
+                    data = choose.randbytes(size)
+                    content = whole(self.store.objects.put(data), len(data))
+                mode = stat.S_IFREG | 0o644 if action == "file" else stat.S_IFDIR | 0o755
+                entries[next_ino] = entry(next_ino, mode=mode, content=content)
+                names[name] = next_ino
+                next_ino += 1
+            elif action == "hide" and name not in names:
+                names[name] = WHITEOUT
+            elif action == "write" and (files := [e for e in entries.values() if e.content is not None]):
+                data = choose.randbytes(size)
+                old = choose.choice(files)
+                entries[old.ino] = entry(old.ino, content=whole(self.store.objects.put(data), len(data)))
+            elif action == "remove" and names:
+                self._remove(choose.choice(sorted(names)), names, entries, links)
+        after = UpperState(entries, links, next_ino)
+        position = self.state.journal + choose.randrange(1, 20)
+        self.upper.commit(difference(self.state, after, position), hold=())
+        self.state = UpperState(entries, links, next_ino, position)
+        self.seen[position] = plain(self.state)
+        return position
+
+    def _remove(self, name, names, entries, links) -> None:
+        ino = names.pop(name)
+        if ino == WHITEOUT:
+            return
+        del entries[ino]
+        for below in list(links.get(ino, {})):
+            self._remove(below, links[ino], entries, links)
+        links.pop(ino, None)
+
+
+@pytest.fixture
+def author(store: Store, base: bytes) -> Author:
+    return Author(store, store.runs.create(base=base).id)
+
+
+def check(store: Store, run_id: str, seen: dict[int, Plain], positions) -> None:
+    for position in positions:
+        state = store.upper(run_id).load(position)
+        assert plain(state) == seen[position], position
+        assert state.journal == position
+        for each in state.entries.values():
+            if each.content is not None:
+                assert all(len(store.objects.read(x.object)) == x.length for x in each.content.extents)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_checkpoint_can_be_gone_back_to(store: Store, base: bytes, seed: int) -> None:
+    author = Author(store, store.runs.create(base=base).id, seed)
+    positions = [author.step() for _ in range(40)]
+    gc(store)
+    check(store, author.upper.run_id, author.seen, [1, *positions])
+    assert plain(author.upper.load()) == author.seen[positions[-1]]
+    assert author.upper.load(positions[5] + 0).journal == positions[5]
+    with pytest.raises(HistoryGone):
+        author.upper.load(positions[-1] + 1)
+    assert fsck(store).findings == ()
+
+
+def test_without_a_limit_only_snapshots_are_kept(store: Store, author: Author) -> None:
+    set_limit(store, author.upper.run_id, 0)
+    history = History(store, author.upper.run_id)
+    kept = {1: author.seen[1]}
+    history.snapshot("empty")
+    for number in range(30):
+        position = author.step()
+        if number % 10 == 5:
+            history.snapshot(f"at{number}")
+            kept[position] = author.seen[position]
+    check(store, author.upper.run_id, kept, kept)
+    other = next(position for position in author.seen if position not in kept and position != author.state.journal)
+    with pytest.raises(HistoryGone):
+        author.upper.load(other)
+    needed = {
+        (x.object)
+        for state in (*kept.values(), author.seen[author.state.journal])
+        for e in state[0].values()
+        if e.content is not None
+        for x in e.content.extents
+    }
+    thin(store, author.upper.run_id)
+    gc(store)
+    assert set(store.objects) == needed
+    for snapshot in history.snapshots():
+        history.drop(snapshot.name)
+    thin(store, author.upper.run_id)
+    gc(store)
+    state = author.upper.load()
+    assert set(store.objects) == {x.object for e in state.entries.values() if e.content for x in e.content.extents}
+    assert store.database.one("SELECT count(*) FROM entries WHERE data != x''")[0] == len(state.entries)
+
+
+def test_names_of_points(store: Store, author: Author) -> None:
+    history = History(store, author.upper.run_id)
+    one = author.step()
+    assert history.snapshot("one", "first").message == "first"
+    two = author.step()
+    assert history.snapshot().name == "s1"
+    assert history.snapshot(kind="exit").name == history.snapshot(kind="exit").name == f"exit-{two - 1}"
+    three = author.step()
+    assert [s.position for s in history.snapshots()] == [one, two, two]
+    points = {"one": one, "s1": two, "~0": three, "~1": two, "~": two, "~3": one, f"#{one}": one + 1, "#0": 1}
+    assert {point: history.position(point) for point in points} == points
+    assert history.position("{0s ago}") == three
+    assert history.position("{2001-01-01 12:00}") == 1, "nothing is lost: before it began, it was empty"
+    for wrong in ("two", "~4", "~x", "#x", "{noon}"):
+        with pytest.raises(SnapshotUnknown):
+            history.position(wrong)
+    with pytest.raises(HistoryGone):
+        history.position(f"#{three}")
+    with pytest.raises(SnapshotExists):
+        history.snapshot("one")
+
+
+def test_times() -> None:
+    now = 1_800_000_000 * 10**9
+    assert parse_time("90s ago", now) == parse_time("90 seconds ago", now) == now - 90 * 10**9
+    assert parse_time("2 min ago", now) == parse_time("2 minutes ago", now) == now - 120 * 10**9
+    assert parse_time("@5", now) == 5_999_999_999
+    whole_second = int(time.mktime((2026, 11, 22, 14, 3, 10, 0, 0, -1))) * 10**9
+    assert parse_time("2026-11-22 14:03:10", now) == whole_second + 999_999_999
+    assert parse_time("2026-11-22T14:03:10.5", now) == whole_second + 500_000_999
+    assert parse_time("2026-11-22 14:03", now) == whole_second - 10 * 10**9 + 59_999_999_999
+    assert parse_time("2026-11-22T14:03:10+00:00", now) == 1795356190_999_999_999
+
+
+def test_without_a_journal_a_snapshot_is_still_another_version(store: Store, base: bytes) -> None:
+    run = store.runs.create(base=base)
+    upper = store.upper(run.id)
+    states = []
+    for content in (b"one", b"two", b"three"):
+        upper.commit(
+            Checkpoint(
+                (entry(FIRST_NEW_INO, content=whole(store.objects.put(content), len(content))),), (),
+                (Link(ROOT_INO, b"f", FIRST_NEW_INO),), (), FIRST_NEW_INO + 1,
+            )
+        )  # fmt: skip
+        states.append((History(store, run.id).snapshot().position, plain(upper.load())))
+    assert [plain(upper.load(position)) for position, _ in states] == [state for _, state in states]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forks_see_what_was_and_go_their_own_way(store: Store, base: bytes, seed: int) -> None:
+    choose = random.Random(seed)
+    authors = [Author(store, store.runs.create(base=base).id, seed)]
+    for number in range(60):
+        author = choose.choice(authors)
+        if number % 6 == 5:
+            position = choose.choice(list(author.seen))
+            made = fork(store, author.upper.run_id, position)
+            assert parent_of(store, made.id) == (author.upper.run_id, position)
+            child = Author(store, made.id, seed * 100 + number)
+            assert plain(child.state) == author.seen[position]
+            authors.append(child)
+        elif number % 20 == 18 and len(authors) > 3:
+            authors.remove(author)
+            store.discard(author.upper.run_id)
+        else:
+            author.step()
+    for author in authors:
+        check(store, author.upper.run_id, author.seen, author.seen)
+    assert fsck(store).findings == ()
+    choose.shuffle(authors)
+    while authors:
+        gone = authors.pop()
+        store.discard(gone.upper.run_id)
+        if choose.random() < 0.5:
+            store.runs.forget(gone.upper.run_id)
+        for author in authors:
+            check(store, author.upper.run_id, author.seen, author.seen)
+        assert fsck(store).findings == ()
+    gc(store, tombstone_age_ns=-1)
+    assert len(store.objects) == 0
+    for table in ("entries", "links", "uses", "forks", "snapshots", "runs"):
+        assert store.database.one(f"SELECT count(*) FROM {table}") == (0,), table
+
+
+def test_a_fork_is_a_run(store: Store, author: Author) -> None:
+    author.step()
+    parent = store.runs.update(author.upper.run_id, name="parent")
+    made = fork(store, parent.id, author.state.journal, name="child")
+    assert (made.name, made.state, made.base, made.base_identity) == (
+        "child",
+        "kept",
+        parent.base,
+        parent.base_identity,
+    )
+    assert began_ns(store, fork(store, made.id, 1)) == parent.created_ns
+    assert store.usage(made.id) == store.usage(parent.id)
+    assert store.runs.directory(made.id).is_dir()
+    with pytest.raises(RunExists):
+        fork(store, parent.id, 1, name="child")
+    store.discard(parent.id)
+    with pytest.raises(RunState):
+        fork(store, parent.id, author.state.journal)
+    with pytest.raises(RunState):
+        History(store, parent.id).snapshot()
+
+
+def test_the_past_is_bounded_and_the_oldest_goes_first(store: Store, author: Author) -> None:
+    run_id = author.upper.run_id
+    set_limit(store, run_id, 100_000)
+    history = History(store, run_id)
+    named = author.step(size=5000)
+    history.snapshot("named")
+    for number in range(150):
+        author.step(size=5000)
+        if number == 20:
+            history.snapshot(kind="exit")
+        thin(store, run_id)
+    gc(store)
+    held = sum(store.objects.size(name) for name in store.objects)
+    horizon, present = author.upper.retained()
+    assert 1 < horizon < present
+    kept = {p: seen for p, seen in author.seen.items() if p >= horizon}
+    kept[named] = author.seen[named]
+    check(store, run_id, kept, kept)
+    for snapshot in history.snapshots():
+        check(store, run_id, author.seen, [snapshot.position])
+    with pytest.raises(HistoryGone):
+        author.upper.load(max(p for p in author.seen if p < horizon))
+    with pytest.raises(HistoryGone):
+        author.upper.load(1)
+    now = sum(e.size for e in author.state.entries.values()) + sum(e.size for e in author.seen[named][0].values())
+    assert held <= now + 100_000
+    assert held > now + 40_000, "what may be kept is kept"
+
+
+def test_automatic_snapshots_grow_fewer_with_age(store: Store, author: Author) -> None:
+    run_id = author.upper.run_id
+    history = History(store, run_id)
+    for _ in range(200):
+        author.step()
+        history.snapshot(kind="quiet")
+    user = history.snapshot("mine")
+    now = time.time_ns()
+    rows = store.database.all("SELECT key FROM snapshots WHERE run = 1 ORDER BY key DESC")
+    with store.database.transaction():
+        for number, (key,) in enumerate(rows):  # one every ten minutes
+            store.database.run("UPDATE snapshots SET created_ns = ? WHERE key = ?", (now - number * 600 * 10**9, key))
+    before = history.snapshots()
+    assert thin(store, run_id, now_ns=now).snapshots > 100
+    left = history.snapshots()
+    assert left[-1].name == user.name
+    assert left[-NEWEST - 1 : -1] == before[-NEWEST - 1 : -1]
+    assert len(left) < NEWEST + 30
+    assert thin(store, run_id, now_ns=now).snapshots == 0
+    assert thin(store, run_id, now_ns=now + 40 * 86400 * 10**9).snapshots == len(left) - NEWEST - 1
+    assert os.listdir(store.runs.directory(run_id))
