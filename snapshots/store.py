@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from snapshots.database import Database
-from snapshots.errors import RunState, StoreFull
+from snapshots.errors import RunState, RunUnknown, StoreFull
 from snapshots.hashing import Hasher, xxh3_128
 from snapshots.layout import Layout
 from snapshots.lease import Lease, Making
@@ -125,11 +125,14 @@ class Store:
         objects = freed = 0
         rows = _FRUGAL_ROWS if frugal else _ROWS
         for run_id in self.runs.given_up():
-            for step in self.upper(run_id).purge(rows=rows):
-                objects += step.objects
-                freed += step.bytes
-                if frugal:
-                    self.database.shrink(frugal=True)
+            try:
+                for step in self.upper(run_id).purge(rows=rows):
+                    objects += step.objects
+                    freed += step.bytes
+                    if frugal:
+                        self.database.shrink(frugal=True)
+            except RunUnknown:
+                continue  # another process came first, and has forgotten the run
         collected = self.objects.collect(rows=rows)
         self.database.shrink(frugal=frugal)
         return Collected(objects + collected.objects, freed + collected.bytes)
