@@ -1,108 +1,44 @@
-"""The ``goexfs`` command: the group, the loading of themes, and the way out on an error.
+"""Entry point of the ``goexfs`` command.
 
-Owns which command lives in which module and what happens to an exception that a command lets through.  Knows no
-verb's logic.  Runs in the main thread only (click, signals).
-
-A theme module is imported when one of its commands is asked for, so that ``goexfs run`` does not pay for tables
-and ``goexfs ls`` does not pay for the overlay.
+Owns the order in which a process starts: what takes longest first.  A command that will mount needs a server, which
+loads its libraries in a process of its own, so that one is started before this process has loaded anything, click
+included.  Knows no command but by its name.  Main thread only.
 """
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import click
-
-THEMES = {
-    "run": "run",
-    "mount": "run",
-    "umount": "run",
-    "ls": "store",
-    "show": "store",
-    "diff": "review",
-    "merge": "review",
-    "discard": "review",
-    "gc": "store",
-    "fsck": "store",
-    "doctor": "doctor",
-}
-"""Command name -> module of this package that holds it, in the order of the help."""
-
-
-class Commands(click.Group):
-    """The group of all commands: loads them on demand and turns every exception into one line and a status."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order in which a newcomer meets them."""
-        return list(THEMES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's theme."""
-        if cmd_name not in THEMES:
-            return None
-        theme = import_module(f"goexfs.cli.{THEMES[cmd_name]}")
-        command: click.Command = getattr(theme, f"{cmd_name}_command")
-        return command
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; whatever it raises leaves as a click exception with a status of its own."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit):
-            raise
-        except BaseException as error:  # not Exception: KeyboardInterrupt and trio's groups end here too
-            if isinstance(error, (SystemExit, GeneratorExit)):
-                raise
-            from goexfs.cli.errors import Failure
-
-            raise Failure(error) from None
-
-
-def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if not wanted or ctx.resilient_parsing:
-        return
-    import goexfs
-
-    click.echo(f"goexfs {goexfs.__version__}")
-    ctx.exit()
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Print the version and exit.",
-)
-def cli() -> None:
-    """Run an agent over a directory, see afterwards what it did, and merge it or discard it.
-
-    \b
-      cd ~/my-project
-      goexfs run -- claude       the agent works on a copy-on-write view of the directory
-      goexfs diff @              what the latest run of this directory changed
-      goexfs merge @             bring it into the directory;  goexfs discard @  throws it away
-
-    RUN is the beginning of a run's id, its name, or @ for the latest run of the current directory.
-    The store is at $GOEXFS_HOME, else $XDG_STATE_HOME/goexfs, else ~/.local/state/goexfs.
-    """
+_MOUNTING = ("run", "mount")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Entry point of the installed command: never returns, never shows a traceback."""
+    """Run the command line (default: this process's): never returns, never shows a traceback."""
+    words = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets an escape, not an exception.
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        cli.main(args=None if argv is None else list(argv), prog_name="goexfs", standalone_mode=True)
-    except Exception as error:  # outside invoke: a broken completion, an unwritable stdout at exit
+        if will_mount(words):
+            from goexfs.session import birth
+
+            birth.prepare()
+        from goexfs.cli.group import cli
+
+        cli.main(args=words, prog_name="goexfs", standalone_mode=True)
+    except Exception as error:  # outside the group's reach: a broken completion, an unwritable stdout at exit
         from goexfs.cli.errors import Failure
 
         failure = Failure(error)
         failure.show()
         sys.exit(failure.exit_code)
     sys.exit(0)
+
+
+def will_mount(words: Sequence[str]) -> bool:
+    """Whether these words look like a command that mounts; a server that was started in vain ends by itself."""
+    if not words or words[0] not in _MOUNTING:
+        return False
+    own = words[: words.index("--")] if "--" in words else words
+    return len(words) > 1 and not {"-h", "--help"} & set(own)

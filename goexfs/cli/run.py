@@ -61,10 +61,8 @@ def run_command(
     """
     import goexfs
     from goexfs.cli import verdict
-    from goexfs.session import birth
 
     _check_beginning(beginning["ref"], base=beginning["base"], name=beginning["name"])
-    birth.prepare()  # while the server starts, this process loads the rest
     with goexfs.open_store() as store, _session(store, command, wish, **beginning) as session:
         ended = session.exec(command, sandbox=not no_sandbox, rw=rw)
         outcome = verdict.settle(session, wish, ended, want_changes=as_json)
@@ -130,13 +128,11 @@ def mount_command(
     """
     import goexfs
     from goexfs.cli.store import run_fields
-    from goexfs.session import birth
 
     _check_beginning(ref, name=name)
     *base, mountpoint = places
     if len(base) != (0 if ref else 1):
         raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
-    birth.prepare()
     with goexfs.open_store() as store:
         what = base[0] if ref is None else store.run(ref)
         run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))

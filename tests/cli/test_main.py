@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from goexfs.cli import errors
-from goexfs.cli.main import THEMES, cli
+from goexfs.cli.group import THEMES, cli
+from goexfs.cli.main import will_mount
 from tests.cli.conftest import GOEXFS, Command, environment
 
 HEAVY = ("rich", "pygit2", "watchdog", "trio", "pyfuse3", "importlib.metadata", "sqlite3", "msgspec", "asyncio")
@@ -41,7 +42,7 @@ def test_version(goexfs: Command) -> None:
 def test_starting_imports_nothing_heavy(args: list[str]) -> None:
     """What ``goexfs run`` imports before it does anything is click and this package."""
     program = (
-        "import sys\nfrom goexfs.cli.main import cli\n"
+        "import sys\nfrom goexfs.cli.group import cli\n"
         "cli.get_command(None, 'run')\n"
         f"print(*[name for name in {HEAVY} if name in sys.modules])"
     )
@@ -142,3 +143,23 @@ def test_groups_of_one_are_unwrapped() -> None:
 
 def test_click_aborts_like_an_interruption() -> None:
     assert errors.status_of(click.Abort()) == errors.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "--", "true"], True),
+        (["run", "--", "prog", "--help"], True),
+        (["run", "--discard", "true"], True),
+        (["run", "--help"], False),
+        (["run", "-h", "--", "x"], False),
+        (["run"], False),
+        (["mount", "a", "b"], True),
+        (["ls"], False),
+        ([], False),
+        (["--version"], False),
+        (["diff", "run"], False),
+    ],
+)
+def test_a_server_is_started_early_only_for_what_mounts(words: list[str], expected: bool) -> None:
+    assert will_mount(words) is expected

@@ -1,0 +1,89 @@
+"""The group of all commands, the loading of themes, and the way out on an error.
+
+Owns which command lives in which module and what happens to an exception that a command lets through.  Knows no
+verb's logic.  Runs in the main thread only (click, signals).
+
+A theme module is imported when one of its commands is asked for, so that ``goexfs run`` does not pay for tables
+and ``goexfs ls`` does not pay for the overlay.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+THEMES = {
+    "run": "run",
+    "mount": "run",
+    "umount": "run",
+    "ls": "store",
+    "show": "store",
+    "diff": "review",
+    "merge": "review",
+    "discard": "review",
+    "gc": "store",
+    "fsck": "store",
+    "doctor": "doctor",
+}
+"""Command name -> module of this package that holds it, in the order of the help."""
+
+
+class Commands(click.Group):
+    """The group of all commands: loads them on demand and turns every exception into one line and a status."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command, in the order in which a newcomer meets them."""
+        return list(THEMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's theme."""
+        if cmd_name not in THEMES:
+            return None
+        theme = import_module(f"goexfs.cli.{THEMES[cmd_name]}")
+        command: click.Command = getattr(theme, f"{cmd_name}_command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whatever it raises leaves as a click exception with a status of its own."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except BaseException as error:  # not Exception: KeyboardInterrupt and trio's groups end here too
+            if isinstance(error, (SystemExit, GeneratorExit)):
+                raise
+            from goexfs.cli.errors import Failure
+
+            raise Failure(error) from None
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    import goexfs
+
+    click.echo(f"goexfs {goexfs.__version__}")
+    ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Run an agent over a directory, see afterwards what it did, and merge it or discard it.
+
+    \b
+      cd ~/my-project
+      goexfs run -- claude       the agent works on a copy-on-write view of the directory
+      goexfs diff @              what the latest run of this directory changed
+      goexfs merge @             bring it into the directory;  goexfs discard @  throws it away
+
+    RUN is the beginning of a run's id, its name, or @ for the latest run of the current directory.
+    The store is at $GOEXFS_HOME, else $XDG_STATE_HOME/goexfs, else ~/.local/state/goexfs.
+    """
