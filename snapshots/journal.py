@@ -137,6 +137,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
 
 
+def encoded_size(record: Record) -> int:
+    """Bytes of the body that a record would have."""
+    return len(_encode(record))
+
+
 class Numbered(NamedTuple):
     """A record with its number."""
 
