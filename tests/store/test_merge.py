@@ -1,6 +1,5 @@
 """Merging: the base ends up as the mirror, attribute by attribute, or is left as it was."""
 
-import errno
 import os
 import shutil
 import signal
@@ -15,56 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapshots import durable
 from snapshots.apply import carry_out
 from snapshots.base import BaseTree
 from snapshots.entries import Content, Extent
 from snapshots.errors import Conflict, MergeError
 from snapshots.plan import ConflictKind, Plan
-from snapshots.planner import plan_merge
-from snapshots.tree import UpperTree
-from tests.store.mirror import DictObjects, Mirror
 from tests.store.operations import base_sequences, perform, sequences
+from tests.store.sessions import STAGING, Session, every_kind_of_base, every_kind_of_change, write
 from tests.support.trees import differences, picture
-
-STAGING = b".goexfs-merge-test"
 
 
 @pytest.fixture
 def area(tmp_path):
     (tmp_path / "base").mkdir()
     return tmp_path
-
-
-class Session:
-    """A base, a mirror of it to work in, and the merge of what was done there."""
-
-    def __init__(self, area):
-        self.base, self.there = area / "base", area / "run"
-        self.mirror = Mirror(self.base, self.there)
-        self.objects = DictObjects()
-
-    def seal(self, **kwargs):
-        self.state = self.mirror.state(self.objects, **kwargs)
-        self.expected = picture(self.there)
-
-    def plan(self, since_ns=None):
-        with BaseTree(self.mirror.base) as tree:
-            return plan_merge(UpperTree(self.state), tree, self.objects, since_ns=since_ns)
-
-    def merge(self, since_ns=None, record=lambda: None):
-        plan = self.plan(since_ns)
-        assert not plan.conflicts, plan.conflicts
-        with BaseTree(self.mirror.base) as tree:
-            left = carry_out(plan, tree, self.objects, STAGING, record)
-        assert left is None
-        return plan
-
-    def check(self):
-        assert differences(self.expected, picture(self.base)) == []
-
-    def conflicts(self, since_ns=None):
-        return [(c.path.decode(), c.kind) for c in self.plan(since_ns).conflicts]
 
 
 @pytest.fixture
@@ -78,74 +41,6 @@ def start(area):
     yield begin
     for session in made:
         session.mirror.close()
-
-
-def write(path, text, mtime=10**18 + 5):
-    path.write_text(text)
-    os.utime(path, ns=(mtime, mtime))
-
-
-def every_kind_of_base(base):
-    write(base / "edited", "content of edited")
-    write(base / "deleted", "gone")
-    write(base / "renamed", "same")
-    write(base / "replaced", "old")
-    write(base / "retyped", "a file")
-    write(base / "mode", "mode")
-    write(base / "attributes", "x")
-    os.setxattr(base / "attributes", "user.kept", b"1")
-    os.setxattr(base / "attributes", "user.gone", b"1")
-    write(base / "one", "linked")
-    os.link(base / "one", base / "two")
-    os.link(base / "one", base / "three")
-    (base / "link").symlink_to("edited")
-    os.mkfifo(base / "pipe")
-    for folder in ("dir/sub", "doomed/sub", "swap1", "swap2", "deep/a/b"):
-        (base / folder).mkdir(parents=True)
-        write(base / folder / "f", folder)
-    write(base / "doomed" / "saved", "saved")
-    (base / "dir" / "sub").chmod(0o500)
-    for folder, _, _ in os.walk(base, topdown=False):
-        os.utime(folder, ns=(10**18, 10**18 + 3))
-
-
-def every_kind_of_change(there):
-    write(there / "edited", "other content entirely")
-    (there / "deleted").unlink()
-    (there / "renamed").rename(there / "dir" / "now")
-    write(there / "new.tmp", "saved by an editor")
-    (there / "new.tmp").rename(there / "replaced")
-    (there / "retyped").unlink()
-    (there / "retyped").mkdir(mode=0o751)
-    write(there / "retyped" / "inner", "inner")
-    (there / "mode").chmod(0o4755)
-    os.setxattr(there / "attributes", "user.new", b"2")
-    os.removexattr(there / "attributes", "user.gone")
-    write(there / "one", "changed under three names")
-    (there / "three").rename(there / "drei")
-    (there / "link").unlink()
-    (there / "link").symlink_to("/nowhere")
-    (there / "pipe").unlink()
-    os.mkfifo(there / "pipe2")
-    (there / "dir").rename(there / "moved")
-    write(there / "moved" / "sub" / "f", "edited below a renamed directory")
-    (there / "moved" / "sub" / "g").symlink_to("f")
-    (there / "doomed" / "saved").rename(there / "saved")
-    shutil.rmtree(there / "doomed")
-    (there / "swap1").rename(there / "t")
-    (there / "swap2").rename(there / "swap1")
-    (there / "t").rename(there / "swap2")
-    (there / "deep" / "a" / "b").rename(there / "b")
-    (there / "deep").rename(there / "b" / "deep")
-    (there / "new" / "tree").mkdir(parents=True)
-    write(there / "new" / "tree" / "f", "new")
-    os.link(there / "new" / "tree" / "f", there / "new" / "hard")
-    (there / "replaced").chmod(0o600)
-    os.chown(there / "replaced", 1000, 1001)
-    os.chown(there / "saved", 1000, 1001)
-    os.chmod(there / "new", 0o2775)
-    os.utime(there / "b", ns=(10**18, 10**18 + 7))
-    there.chmod(0o711)
 
 
 def test_every_kind_of_change(area, start):
@@ -504,95 +399,6 @@ def test_a_record_that_fails_takes_everything_back(area, start):
     assert differences(before, picture(s.base)) == []
 
 
-# -- failures
-
-
-class Seam:
-    """Fails the Nth step at the write seam."""
-
-    def __init__(self, fail_at=None, number=errno.EIO):
-        self.count, self.fail_at, self.number = 0, fail_at, number
-        self.names = []
-
-    def __call__(self, name, where):
-        self.count += 1
-        self.names.append(name)
-        if self.count == self.fail_at:
-            raise OSError(self.number, os.strerror(self.number), where)
-
-    def __enter__(self):
-        durable.seam = self
-        return self
-
-    def __exit__(self, *exc):
-        durable.seam = None
-
-
-def test_every_step_failing_in_turn_is_taken_back(area, start):
-    every_kind_of_base(area / "base")
-    s = start()
-    every_kind_of_change(s.there)
-    s.seal(style="ranges")
-    before = picture(s.base)
-    plan = s.plan()
-    recorded = []
-    failed = 0
-    for number in range(1, 10_000):
-        with BaseTree(s.mirror.base) as tree, Seam(number) as seam:
-            try:
-                left = carry_out(plan, tree, s.objects, STAGING, lambda: recorded.append(seam.count))
-                break
-            except MergeError:
-                failed += 1
-        assert not recorded
-        assert differences(before, picture(s.base)) == [], f"step {number}: {seam.names[-1]}"
-        plan = s.plan(time.time_ns())  # ctimes have changed, and that is in order
-    # The first step whose failure does no harm comes after the record: only the staging directory is left.
-    assert number > recorded[0]
-    assert left is not None
-    (s.base / os.fsdecode(left)).rename(area / "left")
-    os.utime(s.base, ns=plan.root_times_ns)
-    s.check()
-    assert failed > 80
-    print(f"{failed} steps failed in turn")
-
-
-def test_failures_after_the_record_leave_the_new_tree(area, start):
-    write(area / "base" / "f", "f")
-    (area / "base" / "d" / "e").mkdir(parents=True)
-    s = start()
-    write(s.there / "f", "changed")
-    shutil.rmtree(s.there / "d")
-    s.seal()
-    saved = shutil.copytree(s.base, area / "saved")
-    plan = s.plan()
-    after = None
-    for number in range(1, 1000):
-        with BaseTree(s.mirror.base) as tree, Seam() as seam:
-            def record(seam=seam, number=number):
-                seam.fail_at = seam.count + number
-
-            left = carry_out(plan, tree, s.objects, STAGING, record)
-        if left is not None:
-            shutil.rmtree(s.base / os.fsdecode(left))
-        assert (s.base / "f").read_text() == "changed"
-        assert not (s.base / "d").exists()
-        if seam.count < seam.fail_at:
-            break
-        after = number
-        shutil.rmtree(s.base)
-        shutil.copytree(saved, s.base)
-        mirror = Mirror(s.base, area / f"run{number}")
-        write(area / f"run{number}" / "f", "changed")
-        shutil.rmtree(area / f"run{number}" / "d")
-        s.mirror.close()
-        s.mirror, s.there = mirror, area / f"run{number}"
-        s.seal()
-        plan = s.plan()
-    assert after is not None
-    assert after > 5
-
-
 @settings(max_examples=2 * settings.default.max_examples)
 @given(base_sequences, sequences, st.sampled_from(["whole", "ranges"]), st.booleans(), st.booleans())
 def test_merging_makes_the_base_what_the_run_showed(base_ops, ops, style, omit_aliases, eager):
@@ -608,28 +414,5 @@ def test_merging_makes_the_base_what_the_run_showed(base_ops, ops, style, omit_a
             s.seal(style=style, omit_aliases=omit_aliases, eager=eager)
             s.merge()
             s.check()
-        finally:
-            s.mirror.close()
-
-
-@given(base_sequences, sequences, st.integers(min_value=1, max_value=60))
-def test_a_failure_anywhere_leaves_the_base_as_it_was(base_ops, ops, number):
-    with tempfile.TemporaryDirectory(prefix="gxm-") as name:
-        area = Path(name)
-        (area / "base").mkdir()
-        for op in base_ops:
-            perform(os.fsencode(area / "base"), op)
-        s = Session(area)
-        try:
-            for op in ops:
-                perform(os.fsencode(s.there), op)
-            s.seal()
-            before = picture(s.base)
-            plan = s.plan()
-            with BaseTree(s.mirror.base) as tree, Seam(number):
-                try:
-                    carry_out(plan, tree, s.objects, STAGING, lambda: None)
-                except MergeError:
-                    assert differences(before, picture(s.base)) == []
         finally:
             s.mirror.close()

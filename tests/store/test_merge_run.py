@@ -16,7 +16,7 @@ from snapshots.errors import BaseError, Conflict, MergeError, RunBusy, RunState,
 from snapshots.merge import ConflictKind, merge
 from snapshots.store import Store
 from tests.store.mirror import Mirror
-from tests.store.test_merge import every_kind_of_base, every_kind_of_change, write
+from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.support.trees import differences, picture
 
 
@@ -211,7 +211,7 @@ def test_an_ordinary_user_merges_below_directories_that_they_may_not_write_to(ar
     code = """
 import os, shutil, sys
 from pathlib import Path
-from tests.store.test_merge import Session, write
+from tests.store.sessions import Session, write
 area = Path(sys.argv[1])
 (area / "base").mkdir()
 base = area / "base"
