@@ -16,7 +16,11 @@ LACKING = 1
 
 
 @click.command("doctor", short_help="Say what this machine has and lacks, and what mends it.")
-@click.option("--base", type=click.Path(path_type=Path), help="The directory to run over (default: the current one).")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path, readable=False),
+    help="The directory to run over (default: the current one).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON document.")
 @click.pass_context
 def doctor_command(ctx: click.Context, base: Path | None, as_json: bool) -> None:

@@ -36,7 +36,7 @@ class RunRef(click.ParamType[str]):
 
 
 RUN = RunRef()
-DIRECTORY = click.Path(path_type=bytes)
+ANY_PATH = click.Path(path_type=bytes, readable=False)
 """Any path, as bytes: whether it exists and is a directory is for the library to say, with its own status."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
@@ -49,13 +49,17 @@ color_option = click.option(
 )
 
 
-def below_base(path: bytes, base: bytes, mountpoint: bytes | None, cwd: bytes) -> bytes:
+def below_base(path: bytes, base: bytes, mountpoint: bytes | None) -> bytes:
     """A PATH argument as a path relative to the base.
 
     An absolute one is below the base (or the mountpoint).  A relative one is relative to the current directory when
     that is inside either, else to the base.  Raises ``click.BadParameter`` for anything outside.
     """
     roots = [root for root in (base, mountpoint) if root]
+    try:
+        cwd = os.getcwdb()
+    except FileNotFoundError:
+        cwd = base
     start = cwd if any(_inside(cwd, root) for root in roots) else base
     full = os.path.normpath(os.path.join(start, path))
     for root in roots:

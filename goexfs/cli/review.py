@@ -3,7 +3,6 @@
 Owns the forms in which changes are printed (by ``summary`` and ``pager``).  Main thread only.
 """
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import click
 
 from goexfs.cli import pager, stat, summary
 from goexfs.cli.output import count, home, note, on_terminal, print_json, use_color
-from goexfs.cli.params import RUN, below_base, color_option, json_option
+from goexfs.cli.params import ANY_PATH, RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -23,7 +22,7 @@ DIFFERENT = 1
 
 @click.command("diff", short_help="Show what a run changed.")
 @click.argument("ref", metavar="RUN", type=RUN)
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=bytes))
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
 @click.option("--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept (the default).")
 @click.option("--name-status", "form", flag_value="name-status", help="One line per change: A M D R T X, and the path.")
 @click.option("--stat", "form", flag_value="stat", help="How many lines changed, per file.")
@@ -42,7 +41,7 @@ def diff_command(
         raise click.UsageError("-z goes with --name-status only")
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
-        below = [below_base(path, run.base, run.record.mountpoint, os.getcwdb()) for path in paths]
+        below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
         changes = run.diff(paths=below)
         print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
     ctx.exit(DIFFERENT if exit_code and changes else 0)

@@ -4,14 +4,13 @@ Owns the options of these three.  Signals, the sandbox and the server process ar
 run is ``verdict``'s.  Main thread only.
 """
 
-import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from goexfs.cli.output import home, note, print_json
-from goexfs.cli.params import DIRECTORY, RUN, json_option
+from goexfs.cli.params import ANY_PATH, RUN, json_option
 from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:
@@ -31,13 +30,13 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
     short_help="Run a command, then merge, keep or discard what it changed.",
     context_settings={"allow_interspersed_args": False},
 )
-@click.option("--base", type=DIRECTORY, metavar="DIR", help="The directory to run over (default: the current one).")
+@click.option("--base", type=ANY_PATH, metavar="DIR", help="The directory to run over (default: the current one).")
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
 @click.option("--discard", "wish", flag_value="discard", help="Discard the run at the end: nothing remains.")
 @click.option("--keep", "wish", flag_value="keep", help="Keep the run at the end, without asking.")
 @click.option("--merge", "wish", flag_value="merge", help="Merge the run at the end, whatever the exit status.")
-@click.option("--rw", metavar="PATH", multiple=True, type=DIRECTORY, help="Host path CMD may write to (repeatable).")
+@click.option("--rw", metavar="PATH", multiple=True, type=ANY_PATH, help="Host path CMD may write to (repeatable).")
 @click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
 @nested_option
 @other_option
@@ -95,7 +94,7 @@ def _session(
     if ref is not None:
         session = store.resume(ref, command=command, on_exit=on_exit, **options)
     else:
-        session = store.start(base or os.getcwdb(), name=name, command=command, on_exit=on_exit, **options)
+        session = store.start(base or b".", name=name, command=command, on_exit=on_exit, **options)
     with session:
         try:
             yield session
@@ -118,7 +117,7 @@ def _given(**options: bool) -> dict[str, Any]:
 @nested_option
 @other_option
 @json_option
-@click.argument("places", metavar="[BASE] MOUNTPOINT", nargs=-1, required=True, type=DIRECTORY)
+@click.argument("places", metavar="[BASE] MOUNTPOINT", nargs=-1, required=True, type=ANY_PATH)
 def mount_command(
     places: tuple[bytes, ...], ref: str | None, name: str | None, foreground: bool, as_json: bool, **options: bool
 ) -> None:
