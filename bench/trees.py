@@ -1,0 +1,110 @@
+"""The bases that workloads begin with; each is built once per invocation.
+
+Owns what is in them.  The sizes are those of the issue's targets, divided by ``scale`` for a quick look.
+"""
+
+import os
+import random
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from bench.project import c_project, local_wheel
+from tests.support.trees import copy_of_standard_library
+
+GIT = ["git", "-c", "user.name=bench", "-c", "user.email=bench@example.org", "-c", "gc.auto=0"]
+
+
+def _git(base: Path, *words: str) -> None:
+    subprocess.run([*GIT, *words], cwd=base, check=True, stdout=subprocess.DEVNULL)
+
+
+def empty(base: Path, _scale: int) -> None:
+    """Nothing."""
+
+
+def project(base: Path, _scale: int) -> None:
+    """A repository of two commits over an interpreter's library, a C project, and a wheel to install."""
+    copy_of_standard_library(base / "lib", enough=2400)
+    c_project(base / "c", files=80)
+    local_wheel(base, files=400)
+    (base / ".gitignore").write_text("*.o\n*.whl\n__pycache__/\n")
+    _git(base, "init", "-q", "-b", "main")
+    _git(base, "add", ".")
+    _git(base, "commit", "-qm", "first")
+    source = random.Random(1)
+    files = sorted(path for path in (base / "lib").rglob("*.py") if path.is_file())
+    for path in source.sample(files, len(files) // 4):
+        path.write_bytes(path.read_bytes() + b"\n# changed\n")
+    for path in source.sample(files, len(files) // 10):
+        path.unlink(missing_ok=True)
+    for number in range(200):
+        (base / "lib" / f"added{number}.py").write_text(f"N = {number}\n" * 50)
+    _git(base, "add", "-A")
+    _git(base, "commit", "-qm", "second")
+    subprocess.run(["tar", "-C", base, "-cf", base.parent / "library.tar", "lib"], check=True)
+
+
+def many(base: Path, scale: int) -> None:
+    """30,000 small files in 300 directories."""
+    for directory in range(300 // scale):
+        place = base / f"d{directory}"
+        place.mkdir()
+        for number in range(100):
+            (place / f"f{number}").write_bytes(b"x" * 200)
+
+
+def wide(base: Path, scale: int) -> None:
+    """One directory of 10,000 files."""
+    (base / "wide").mkdir()
+    for number in range(10_000 // scale):
+        (base / "wide" / f"{number}").touch()
+
+
+def large(base: Path, scale: int) -> None:
+    """A file of 1 GiB, one of 50 MiB, and an SQLite database of about 1 GiB."""
+    block = random.Random(2).randbytes(1 << 20)
+    for name, mebibytes in (("large", 1024 // scale), ("fifty", 50)):
+        with (base / name).open("wb") as file:
+            for number in range(mebibytes):
+                file.write(number.to_bytes(8, "little") + block[8:])
+    with closing(sqlite3.connect(base / "data.db", isolation_level=None)) as db:
+        db.execute("pragma page_size=4096")
+        db.execute("pragma journal_mode=off")
+        db.execute("create table t (n integer primary key, data blob)")
+        db.execute("begin")
+        rows = 1024 * 256 // scale
+        db.executemany("insert into t values (?, ?)", ((n, block[n % 4096 : n % 4096 + 3900]) for n in range(rows)))
+        db.execute("commit")
+
+
+def huge(base: Path, _scale: int) -> None:
+    """A sparse file of 4 GiB."""
+    with (base / "huge").open("wb") as file:
+        file.truncate(4 << 30)
+
+
+BUILDERS: dict[str, Callable[[Path, int], None]] = {
+    builder.__name__: builder for builder in (empty, project, many, wide, large, huge)
+}
+
+
+class Trees:
+    """Builds what is asked for, below one directory on the disk that is measured."""
+
+    def __init__(self, place: Path, scale: int) -> None:
+        self._place = place
+        self._scale = scale
+
+    def get(self, name: str) -> Path:
+        """The base of this name; built when it is asked for the first time."""
+        base = self._place / "trees" / name
+        if not base.exists():
+            making = base.with_suffix(".making")
+            making.mkdir(parents=True)
+            BUILDERS[name](making, self._scale)
+            os.sync()
+            making.rename(base)
+        return base
