@@ -11,7 +11,7 @@ import msgspec
 
 from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Content, Entry, Extent, UpperState
 from snapshots.extents import layered
-from snapshots.journal import REWIND, Change, Cut, Data, Load, Numbered, Patch, Process, Range, Spooled, Whole
+from snapshots.journal import REWIND, Change, Cut, Data, Load, Numbered, Patch, Process, Range, Read, Spooled, Whole
 from snapshots.objects import Objects
 from snapshots.ranges import RangeSet
 
@@ -53,6 +53,8 @@ class Replay:
         if isinstance(record, Process):
             self.processes[numbered.number] = record
             return
+        if isinstance(record, Read):
+            return  # changes nothing
         for entry in record.entries:
             if record.op == REWIND:
                 self._rewound(entry)
@@ -104,11 +106,12 @@ class Replay:
                 content = self.dirty[ino] = Memory(b"")
             _change(content, data)
         now = self.dirty[ino]
+        told = any(entry.ino == ino for entry in record.entries)
         self.entries[ino] = msgspec.structs.replace(
             known,
             size=now.size if isinstance(now, Working | _Loaded) else len(now.data),
-            mtime_ns=record.time_ns,
-            ctime_ns=record.time_ns,
+            mtime_ns=known.mtime_ns if told else record.time_ns,
+            ctime_ns=known.ctime_ns if told else record.time_ns,
             changed=known.changed | Changed.DATA,
         )
 

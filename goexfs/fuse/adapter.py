@@ -166,6 +166,10 @@ class Adapter(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
+        if fields.update_mtime and isinstance(node, File) and node.writers:
+            # The writeback cache: the kernel keeps the times of what it has open, and tells of every new one.  Pages
+            # that it wrote back in the background can arrive after that, and must not make the file look younger.
+            node.timed = True
         if fields.update_size and mode is None and not ctx.uid:
             self._keep_privileges(node, before)
         return self._face(node)

@@ -18,6 +18,10 @@ from snapshots.entries import Changed
 XATTR_NAME_MAX = 255
 XATTR_SIZE_MAX = 65_536
 
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+"""the base lost the file; an open handle keeps its content, not its attributes"""
+_NO_XATTRS = (errno.EOPNOTSUPP, *_GONE)
+
 
 class Attributes:
     """The operations on attributes of one view."""
@@ -97,7 +101,7 @@ class Attributes:
         try:
             return self._view.base.getxattr(node.base_dir, node.base_name, name)
         except OSError as e:
-            raise _xattr_error(e) from None
+            raise error(errno.ENODATA if e.errno in _GONE else e.errno or errno.EIO) from None
 
     def listxattr(self, node: Node) -> list[bytes]:
         """All names."""
@@ -108,9 +112,9 @@ class Attributes:
         try:
             return self._view.base.listxattr(node.base_dir, node.base_name)
         except OSError as e:
-            if e.errno == errno.EOPNOTSUPP:
+            if e.errno in _NO_XATTRS:
                 return []
-            raise _xattr_error(e) from None
+            raise
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         """Set one value.  (XATTR_CREATE and XATTR_REPLACE have been looked after by whoever calls.)"""
@@ -142,18 +146,12 @@ class Attributes:
         try:
             return self._view.base.xattrs(node.base_dir, node.base_name)
         except OSError as e:
-            if e.errno == errno.EOPNOTSUPP:
+            if e.errno in _NO_XATTRS:
                 return {}
-            raise _xattr_error(e) from None
+            raise
 
     def _xattrs_changed(self, node: Node, xattrs: dict[bytes, bytes]) -> None:
         now = self._now_ns()
         node.xattrs = xattrs
         node.ctime_ns = now
         self._changes.record(Op.XATTR, node, Changed.XATTRS | Changed.ATTRS, now)
-
-
-def _xattr_error(e: OSError) -> OSError:
-    if e.errno in (errno.ENOENT, errno.ESTALE):
-        return error(errno.ENODATA)  # the base lost the file; an open handle keeps its content, not its attributes
-    return error(e.errno or errno.EIO)

@@ -39,7 +39,9 @@ Names = set[tuple[Dir, bytes]]
 class Changes:
     """What has changed since it was last collected."""
 
-    def __init__(self) -> None:
+    def __init__(self, ask_base: Callable[[Node], None]) -> None:
+        """*ask_base* completes a node with what only the base knows of it, before it is changed."""
+        self._ask_base = ask_base
         self.journal: Journal | None = None
         """None while nothing is to be recorded (tests of the view alone)"""
         self.process = 0
@@ -59,8 +61,12 @@ class Changes:
         self._untold_links: Names = set()
 
     def before(self, node: Node) -> None:
-        """To be called before an operation touches *node*: remembers the base inode as it is."""
+        """To be called before an operation touches *node*: remembers the base inode as it is.
+
+        May raise `WouldBlock`.
+        """
         if not node.changed and node.dev:
+            self._ask_base(node)
             node.identity = node.base_identity()
 
     def record(

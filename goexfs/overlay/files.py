@@ -91,6 +91,8 @@ class Files:
         node = handle.node
         node.opens -= 1
         node.writers -= handle.writable
+        if not node.writers:
+            node.timed = False
         if not node.opens:
             if node.base_file is not None and node.base_file.trusted is None:
                 node.base_file.close()
@@ -145,9 +147,12 @@ class Files:
         now = self._now_ns()
         node.size = content.size
         node.blocks = content.blocks() if isinstance(content, Spool) else rounded_blocks(node.size)
-        node.mtime_ns = node.ctime_ns = now
         node.pushed = False
         bits = Changed.DATA
+        if node.timed and op is Op.WRITE:
+            bits |= Changed.ATTRS  # the journal must not take the time of the record for the file's
+        else:
+            node.mtime_ns = node.ctime_ns = now
         if node.mode & _SUID_SGID:
             self.kill_privileges(node)
             bits |= Changed.ATTRS
@@ -190,8 +195,7 @@ class Files:
             return self._spool_with(node, source.read(0, node.size))
         self._changes.before(node)
         if isinstance(source, BaseFile):
-            source.open()  # held from now on: the base may lose its name
-            source.trusted = node.identity
+            self._view.trust(node).open()  # held from now on: the base may lose its name
         assert not isinstance(source, FrozenInline)
         spool = self._new_spool(node, node.size, source)
         self._become(node, spool, Spooled(spool.path.name, node.size, node.size))
@@ -221,13 +225,7 @@ class Files:
         node.face = None
         self._became = data
         if isinstance(content, Inline) or content.source is None:
-            self._trust_no_longer(node)
-
-    def _trust_no_longer(self, node: File) -> None:
-        if node.base_file is not None and node.base_file.trusted is not None:
-            node.base_file.trusted = None
-            if not node.opens:
-                node.base_file.close()
+            self._view.trust_no_longer(node)
 
     def rescue(self, node: File) -> None:
         """The base lost or replaced the file that a partly copied *node* still reads: copy the rest while its

@@ -237,6 +237,10 @@ class Names:
 
     def _attach(self, directory: Dir, name: bytes, node: Node) -> None:
         directory.children[name] = node
+        if node.base_dir is not None:
+            self._view.elsewhere = True
+        if directory.aliases is not None:
+            directory.aliases.discard(name)
         node.add_name(directory, name)
 
     def _detach(self, directory: Dir, name: bytes, node: Node, whiteout: bool) -> None:
@@ -244,6 +248,8 @@ class Names:
             directory.children[name] = WHITEOUT
         else:
             directory.children.pop(name, None)
+        if directory.aliases is not None:
+            directory.aliases.discard(name)
         node.drop_name(directory, name)
 
     def _lose_link(self, node: Node, now: int, parent: Dir) -> None:

@@ -116,9 +116,17 @@ class Node:
             and self.mtime_ns == st.st_mtime_ns
             and self.ctime_ns == st.st_ctime_ns
             and self.size == st.st_size
+            and self.nlink == st.st_nlink
             and self.mode == st.st_mode
             and self.dev == st.st_dev
         )
+
+    def came_from(self, base: BaseDir, name: bytes) -> bool:
+        """Whether *name* in *base* is the place in the base that is remembered of the node."""
+        mine = self.base_dir
+        if mine is None or self.base_name != name:
+            return False
+        return mine is base or (mine.name == base.name and mine.path == base.path)
 
     def base_identity(self) -> Identity:
         """The identity of the base inode, from the attributes of a node that is still unchanged."""
@@ -166,7 +174,7 @@ WHITEOUT = Whiteout()
 class Dir(Node):
     """A directory: its known names, and the base directory that shows through."""
 
-    __slots__ = ("base", "children", "hidden", "version")
+    __slots__ = ("aliases", "base", "children", "hidden", "version")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
@@ -176,6 +184,8 @@ class Dir(Node):
         """where unlisted names are looked up; None when nothing shows through"""
         self.hidden: frozenset[bytes] = frozenset()
         """base names that this run must not see (the store, the mountpoint)"""
+        self.aliases: set[bytes] | None = None
+        """names that are in the base only and lead to kept nodes: the other hard links of what the run changed"""
         self.version = 0
         """counts changes of names, for listings"""
 
@@ -185,14 +195,23 @@ class Dir(Node):
         return True
 
     def shows(self, node: Node, name: bytes) -> bool:
-        """Whether *name* in this directory is the very place in the base that *node* came from."""
-        return self.base is not None and node.base_dir is self.base and node.base_name == name
+        """Whether *name* in this directory is a place in the base that *node* came from.
+
+        Of a node that is not kept every name is; of another the one it was first found at, and its aliases.
+        """
+        if self.base is None:
+            return False
+        return not node.kept or node.came_from(self.base, name) or self.is_alias(name)
+
+    def is_alias(self, name: bytes) -> bool:
+        """Whether *name* is in ``aliases``."""
+        return self.aliases is not None and name in self.aliases
 
 
 class File(Node):
     """A regular file."""
 
-    __slots__ = ("base_file", "content", "pushed", "writers")
+    __slots__ = ("base_file", "content", "pushed", "timed", "writers")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
@@ -202,6 +221,8 @@ class File(Node):
         """how the base file is read while a handle or the content needs it"""
         self.writers = 0
         """open handles that may write"""
+        self.timed = False
+        """for the adapter: whoever has the file open keeps its times and said what they are; writes leave them alone"""
         self.pushed = False
         """for the adapter: the content was pushed into the page cache"""
 

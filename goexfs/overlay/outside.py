@@ -12,7 +12,7 @@ from typing import NamedTuple
 from goexfs.overlay.files import Files
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View
-from snapshots.entries import Changed
+from snapshots.base import BaseDir
 
 log = logging.getLogger(__name__)
 
@@ -40,15 +40,18 @@ class Outside:
             self._refresh_dir(self._view.root, stale)
             return stale
         directory = self._view.dir_over(above)
-        if directory is None or name in directory.hidden:
+        if self._view.is_hidden(path) or (directory is None and not self._view.elsewhere):
             return stale  # nothing of it was ever looked at
-        self._refresh_dir(directory, stale)
-        child = directory.children.get(name)
-        if child is None:
-            stale.append(Invalidation(directory.ino, name))  # the kernel may remember that it is not there
-            return stale
-        if isinstance(child, Node):
-            self._child_changed(directory, name, child, stale)
+        if directory is not None:
+            self._refresh_dir(directory, stale)
+            child = directory.children.get(name)
+            if isinstance(child, Node):
+                self._child_changed(directory, name, child, stale)
+            else:
+                stale.append(Invalidation(directory.ino, name))  # the kernel may remember that it is not there
+        if self._view.elsewhere:
+            base = directory.base if directory is not None else None
+            self._loaded_elsewhere(self._view.base.dir(above) if base is None else base, name, path, stale)
         return stale
 
     def everything_changed(self) -> list[Invalidation]:
@@ -64,23 +67,52 @@ class Outside:
     def _child_changed(self, directory: Dir, name: bytes, child: Node, stale: list[Invalidation]) -> None:
         if not directory.shows(child, name):
             return  # the run's own file of that name
-        st = self._stat(directory, name)
-        if (
-            st is not None
-            and (st.st_dev, st.st_ino) == (child.dev, child.base_ino)
-            and (child.is_dir or child.same_as(st))
-        ):
+        st = self._stat(directory.base, name)
+        if st is not None and _same(child, st):
             if isinstance(child, Dir):
                 self._refresh_dir(child, stale)
             return
         if child.kept:
-            self._touched_changed(child, st, stale)
+            if directory.is_alias(name) and (st is None or st.st_ino != child.base_ino):
+                self._view.drop_child(directory, name, child)
+                stale.append(Invalidation(directory.ino, name))
+            elif isinstance(child, Dir):
+                self._base_dir_changed(child, st, stale)
+                stale.append(Invalidation(directory.ino, name))
+            else:
+                self._touched_changed(child, st, stale)
             return
-        if st is None:
-            self._view.drop_child(directory, name, child)
-        else:
+        if st is not None and isinstance(child, Dir):
             self._view.replace(directory, name, child, st)
-        stale.append(Invalidation(directory.ino, name))
+            stale.append(Invalidation(directory.ino, name))
+            return
+        for above, known in child.names():  # of a hard link the base reports only one name; all lead to one new node
+            self._view.drop_child(above, known, child)
+            stale.append(Invalidation(above.ino, known))
+
+    def _base_dir_changed(self, directory: Dir, st: os.stat_result | None, stale: list[Invalidation]) -> None:
+        """What shows through a directory that the run keeps is gone, or is another one: nothing tells of its names."""
+        self._view.follow(directory, st)
+        for name, child in list(directory.children.items()):
+            if isinstance(child, Node):
+                self._child_changed(directory, name, child, stale)
+
+    def _loaded_elsewhere(self, base: BaseDir, name: bytes, path: bytes, stale: list[Invalidation]) -> None:
+        """What has that name may be known by another one: moved by the run, or a hard link of the base (of which only
+        one name is reported).
+        """
+        st = self._stat(base, name)
+        node = self._view.of_base(st.st_dev, st.st_ino) if st is not None else None
+        if node is not None and st is not None and not _same(node, st):
+            if node.kept:
+                self._touched_changed(node, st, stale)
+            elif node.parent is not None:
+                self._child_changed(node.parent, node.name, node, stale)
+        moved = self._view.dir_over(path)
+        if moved is not None and moved is not node and moved.kept and (st is None or not _same(moved, st)):
+            self._base_dir_changed(moved, st, stale)
+        for file in [file for file in self._view.partial if file is not node and file.came_from(base, name)]:
+            self._touched_changed(file, st, stale)
 
     def _touched_changed(self, node: Node, st: os.stat_result | None, stale: list[Invalidation]) -> None:
         if not isinstance(node, File):
@@ -94,23 +126,27 @@ class Outside:
                     node.ino,
                     e,
                 )
-        elif st is not None and st.st_ino == node.base_ino and not node.changed & Changed.DATA:
-            node.size, node.blocks = st.st_size, st.st_blocks
-            node.face = None
+        elif st is not None and st.st_ino == node.base_ino:
+            self._view.follow_size(node, st)
             stale.append(Invalidation(node.ino, None))
 
     def _refresh_dir(self, directory: Dir, stale: list[Invalidation]) -> None:
         if directory.changed or directory.base is None:
             return
-        before = directory.mtime_ns, directory.ctime_ns
+        before = directory.mtime_ns, directory.ctime_ns, directory.nlink, directory.size
         self._view.refresh(directory)
-        if (directory.mtime_ns, directory.ctime_ns) != before:
+        if (directory.mtime_ns, directory.ctime_ns, directory.nlink, directory.size) != before:
             stale.append(Invalidation(directory.ino, None))
 
-    def _stat(self, directory: Dir, name: bytes) -> os.stat_result | None:
-        if directory.base is None:
+    def _stat(self, base: BaseDir | None, name: bytes) -> os.stat_result | None:
+        if base is None:
             return None
         try:
-            return self._view.base.stat(directory.base, name)
+            return self._view.base.stat(base, name)
         except OSError:
             return None
+
+
+def _same(node: Node, st: os.stat_result) -> bool:
+    """Whether the base still has the inode of an unchanged node, with the same content and attributes."""
+    return (st.st_dev, st.st_ino) == (node.dev, node.base_ino) and (node.is_dir or node.same_as(st))

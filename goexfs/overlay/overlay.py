@@ -23,7 +23,6 @@ from goexfs.overlay.view import View
 from snapshots.base import BaseTree
 from snapshots.entries import UpperState
 
-
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; not among the constants of the time module
 
 

@@ -24,7 +24,7 @@ def entry_of(node: Node, content: Content | None = None) -> Entry:
         int(node.changed),
         _origin_of(node),
         content,
-        node.target if isinstance(node, Symlink) and node.base_dir is None else None,
+        node.target if isinstance(node, Symlink) else None,
         None if node.xattrs is None else dict(node.xattrs),
         isinstance(node, Dir) and node.base is None and node.base_dir is not None,
     )

@@ -3,24 +3,29 @@
 Owns the way from records to nodes.  Runs once, before the first request.
 """
 
+import stat
+
 from goexfs.overlay.content import BaseFile, Sealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import View
+from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import ROOT_INO, Changed, Entry, UpperState
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 
 
 def restore(view: View, state: UpperState) -> None:
     """Put every entry and link of *state* into *view*."""
+    dirs: dict[bytes, BaseDir] = {b"": view.base.root}
+    view.elsewhere = any(entry.origin is not None for entry in state.entries.values())
     for entry in state.entries.values():
         if entry.ino == ROOT_INO:
-            _fill(view, view.root, entry)
+            _fill(view, view.root, entry, dirs)
         else:
             node = new_node(entry.ino, entry.mode)
-            _fill(view, node, entry)
+            _fill(view, node, entry, dirs)
             view.register(node)
             if isinstance(node, Dir) and entry.origin is not None and not entry.opaque:
-                view.attach_base(node, view.base.dir(entry.origin.path))
+                view.attach_base(node, _dir_at(view.base, entry.origin.path, dirs))
     for parent_ino, names in state.links.items():
         parent = view.nodes.get(parent_ino)
         if not isinstance(parent, Dir):
@@ -35,7 +40,16 @@ def restore(view: View, state: UpperState) -> None:
                 child.add_name(parent, name)
 
 
-def _fill(view: View, node: Node, entry: Entry) -> None:
+def _dir_at(base: BaseTree, path: bytes, dirs: dict[bytes, BaseDir]) -> BaseDir:
+    """The base directory at *path*: one for all nodes that come from it."""
+    found = dirs.get(path)
+    if found is None:
+        above, _, name = path.rpartition(b"/")
+        found = dirs[path] = base.child(_dir_at(base, above, dirs), name)
+    return found
+
+
+def _fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> None:
     node.mode, node.uid, node.gid, node.rdev = entry.mode, entry.uid, entry.gid, entry.rdev
     node.nlink, node.size = entry.nlink, entry.size
     node.atime_ns, node.mtime_ns, node.ctime_ns = entry.atime_ns, entry.mtime_ns, entry.ctime_ns
@@ -47,13 +61,12 @@ def _fill(view: View, node: Node, entry: Entry) -> None:
     origin = entry.origin
     if origin is not None and node is not view.root:
         above, _, name = origin.path.rpartition(b"/")
-        node.base_dir, node.base_name = view.base.dir(above), name
+        node.base_dir, node.base_name = _dir_at(view.base, above, dirs), name
         node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity
     if isinstance(node, File) and entry.content is not None:
         base: BaseFile | None = None
         if entry.content.base_limit and node.base_dir is not None:
-            base = view.base_file(node)
-            base.trusted = node.identity
+            base = view.trust(node)
         node.content = Sealed(entry.content, view.objects, base)
         node.blocks = node.content.blocks()
     elif origin is not None:
@@ -68,6 +81,8 @@ def _follow_base(view: View, node: Node) -> None:
         st = view.base.stat(node.base_dir, node.base_name)
     except OSError:
         return  # the base lost it: reads answer ESTALE, and a merge calls it a conflict
+    if stat.S_IFMT(st.st_mode) != stat.S_IFMT(node.mode):
+        return
     if (st.st_dev, st.st_ino) != (node.dev, node.base_ino) and not node.is_dir:
         return
     if not node.changed:

@@ -121,10 +121,8 @@ class Sealing:
         sealed = Sealed(record, self._view.objects, base)
         if node.content is frozen:
             node.content = sealed
-            if not record.base_limit and node.base_file is not None and node.base_file.trusted is not None:
-                node.base_file.trusted = None
-                if not node.opens:
-                    node.base_file.close()
+            if not record.base_limit:
+                self._view.trust_no_longer(node)
         elif isinstance(node.content, Spool) and node.content.source is frozen:
             node.content.source = sealed
         if isinstance(frozen, FrozenSpool):

@@ -41,11 +41,15 @@ class View:
         self.objects = objects
         self.spool = spool
         self.pool = DescriptorPool()
-        self.changes = Changes()
+        self.changes = Changes(self._complete)
         self.base_watched = False
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
         self.next_ino = next_ino
         self.nodes: dict[int, Node] = {}
+        self.partial: set[File] = set()
+        """partly copied files, which still need their base files"""
+        self.elsewhere = False
+        """whether a base file may be loaded under another name than the base's: a hard link, or moved"""
         self.orphans: set[File] = set()
         """files that lost their last name and are still open, or known to the kernel"""
         self._aliases: dict[tuple[int, int], Node] = {}
@@ -87,6 +91,11 @@ class View:
         if directory.base is not None and self._dirs.get(directory.base.path) is directory:
             del self._dirs[directory.base.path]
         directory.base = None
+
+    def is_hidden(self, path: bytes) -> bool:
+        """Whether *path* in the base is hidden, or lies below something that is."""
+        above, _, name = path.rpartition(b"/")
+        return name in self._hidden.get(above, ()) or (above != b"" and self.is_hidden(above))
 
     def dir_over(self, path: bytes) -> Dir | None:
         """The loaded directory that the base directory at *path* shows through."""
@@ -135,6 +144,7 @@ class View:
             self.detach_base(node)
         elif isinstance(node, File):
             self.orphans.discard(node)
+            self.partial.discard(node)
             if node.base_file is not None:
                 node.base_file.close()
             content = node.content
@@ -155,8 +165,8 @@ class View:
             return self._load(parent, name)
         if isinstance(child, Whiteout):
             raise error(errno.ENOENT)
-        if not self.base_watched and not child.changed and parent.shows(child, name):
-            if not child.kept:
+        if not self.base_watched and parent.shows(child, name):
+            if not child.kept or parent.is_alias(name):
                 return self._again(parent, name, child)
             self.refresh(child)
         return child
@@ -224,7 +234,11 @@ class View:
         """
         if parent.children.get(name) is child:
             del parent.children[name]
+        if parent.aliases is not None:
+            parent.aliases.discard(name)
         child.drop_name(parent, name)
+        if isinstance(child, Dir):
+            self._leave(child)
         if child.parent is None and not child.kept:
             # Its number may come back for another file while the kernel still knows this one: the table must not
             # confuse them.
@@ -233,11 +247,40 @@ class View:
             child.base_ino = 0
             if not child.lookups and not child.opens:
                 self.unregister(child)
+        elif not child.kept and (child.base_dir, child.base_name) == (parent.base, name):
+            # A hard link: what is left of it is found under another name from now on.
+            assert child.parent is not None
+            child.base_dir, child.base_name = child.parent.base, child.name
+            if isinstance(child, File) and child.base_file is not None:
+                child.base_file.close()
+                child.base_file = None
+
+    def _leave(self, directory: Dir) -> None:
+        """The base no longer has the unchanged *directory*, nor anything below it."""
+        if directory.base is not None:
+            self.base.release(directory.base)
+            self.detach_base(directory)
+        for name, child in list(directory.children.items()):
+            if isinstance(child, Node):
+                self.drop_child(directory, name, child)
+
+    def follow(self, directory: Dir, st: os.stat_result | None) -> None:
+        """The base has another directory, or none, where the one was that shows through a kept *directory*."""
+        if directory.base is not None:
+            self.base.release(directory.base)
+        if st is not None and stat.S_ISDIR(st.st_mode) and not directory.changed:
+            if self._aliases.get((directory.dev, directory.base_ino)) is directory:
+                del self._aliases[(directory.dev, directory.base_ino)]
+            directory.take(st)
+            directory.dev, directory.base_ino = st.st_dev, st.st_ino
+            self.register(directory)
 
     def adopt(self, parent: Dir, name: bytes, st: os.stat_result) -> Node:
         """The node of the base inode *st* found at *name*: the one that is loaded already (a hard link), or a new
         one.
         """
+        if st.st_nlink > 1:
+            self.elsewhere = True
         node = self.of_base(st.st_dev, st.st_ino)
         if node is not None:
             same_kind = stat.S_IFMT(node.mode) == stat.S_IFMT(st.st_mode)
@@ -245,6 +288,8 @@ class View:
             if same_kind and linked and (node.changed or node.same_as(st)):
                 parent.children[name] = node
                 node.add_name(parent, name)
+                if node.kept:
+                    parent.aliases = {*(parent.aliases or ()), name}
                 return node
             if not node.kept and not node.lookups and not node.opens and isinstance(node, File | Symlink):
                 for directory, known in node.names():
@@ -304,20 +349,56 @@ class View:
             node.base_file = BaseFile(self.base, node.base_dir, node.base_name, node.dev, _ino_of(node), self.pool)
         return node.base_file
 
+    def trust(self, node: File) -> BaseFile:
+        """The base file of a *node* that is about to be copied in part only; it has to stay as it is."""
+        base_file = self.base_file(node)
+        base_file.trusted = node.identity
+        self.partial.add(node)
+        return base_file
+
+    def trust_no_longer(self, node: File) -> None:
+        """Nothing of the content is in the base any more; the base file is closed with the last handle."""
+        self.partial.discard(node)
+        if node.base_file is not None and node.base_file.trusted is not None:
+            node.base_file.trusted = None
+            if not node.opens:
+                node.base_file.close()
+
+    def _complete(self, node: Node) -> None:
+        """A symlink that the run keeps must not lose its target with the base."""
+        if isinstance(node, Symlink) and node.target is None and node.base_dir is not None:
+            try:
+                node.target = self.base.readlink(node.base_dir, node.base_name)
+            except OSError:
+                pass
+
     def refresh(self, node: Node) -> None:
-        """Ask the base again for the attributes of an unchanged node (an unwatched base)."""
-        if node.changed or node.base_dir is None or not node.base_ino:
+        """Ask an unwatched base again for what the run did not change of a node."""
+        if node.base_dir is None or not node.base_ino:
             return
         try:
-            st = (
-                self.base.stat_dir(self.base.root)
-                if node is self.root
-                else self.base.stat(node.base_dir, node.base_name)
-            )
+            if node is self.root:
+                st = self.base.stat_dir(self.base.root)
+            else:
+                st = self.base.stat(node.base_dir, node.base_name)
         except OSError:
-            return  # it is gone; the next lookup will say so, and an open handle keeps what it has
-        if (st.st_dev, st.st_ino) == (node.dev, node.base_ino) and not node.same_as(st):
-            node.take(st)
+            st = None  # it is gone; the next lookup will say so, and an open handle keeps what it has
+        if st is None or (st.st_dev, st.st_ino) != (node.dev, node.base_ino):
+            if isinstance(node, Dir):
+                self.follow(node, st)
+        elif not node.changed:
+            if not node.same_as(st):
+                node.take(st)
+        elif isinstance(node, File):
+            self.follow_size(node, st)
+
+    def follow_size(self, node: File, st: os.stat_result) -> bool:
+        """The size of a file of which the run changed the attributes only is the base's.  Whether it is another now."""
+        if node.content is not None or (node.size, node.blocks) == (st.st_size, st.st_blocks):
+            return False
+        node.size, node.blocks = st.st_size, st.st_blocks
+        node.face = None
+        return True
 
 
 def _ino_of(node: Node) -> int:
