@@ -118,7 +118,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     content: Content | None
     """None when the content is the origin's (and for everything that is not a regular file)"""
     target: bytes | None
-    """of a symlink that the run made; None for other kinds, and when it is the origin's (it never changes)"""
+    """of a symlink; None for other kinds, and when the base lost the origin before it was read"""
     xattrs: dict[bytes, bytes] | None
     """the complete set when ``Changed.XATTRS``, else None: as the origin's (none at all without an origin)"""
     opaque: bool

@@ -5,9 +5,7 @@ a method of `Pair` (see ``strategies``); it fails with an AssertionError when th
 """
 
 import errno
-import itertools
 import os
-import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -20,71 +18,16 @@ from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.base import BaseTree
 from snapshots.entries import Identity
 from snapshots.errors import StoreFull
+from snapshots.journal import JournalWriter, drop_before
+from snapshots.recovery import recover
 from snapshots.store import Store
 from snapshots.upper import Upper
 from tests.support import native, vfs
+from tests.support.bases import fill, pattern, traces
 
 SET_BY_HAND = 10**12
 """Times below were set with utime, here or when the base was made, and must agree to the nanosecond; later ones come
 from two clocks."""
-
-
-def fill(top: Path, shape: int) -> None:
-    """Make a small tree below *top*, in a way that depends on *shape* only."""
-    source = random.Random(shape)
-    root = os.open(top, os.O_RDONLY)
-    dirs, files = [b""], list[bytes]()
-    for path in (b"p", b"q", b"p/p", b"q/p", b"p/p/p"):
-        if path.rpartition(b"/")[0] in dirs and source.random() < 0.9:
-            os.mkdir(path, 0o755, dir_fd=root)
-            dirs.append(path)
-    for directory, name in itertools.product(dirs, (b"a", b"b", b"c")):
-        path = directory + b"/" + name if directory else name
-        kind = source.random()
-        if kind < 0.55 or (kind < 0.75 and not files):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o640, dir_fd=root)
-            os.write(fd, pattern(source.randrange(9), source.choice((0, 3, 20, 31, 32, 33, 64, 65, 100, 130, 260))))
-            if source.random() < 0.2:
-                os.setxattr(fd, source.choice(("user.a", "trusted.t")), b"base")
-            os.close(fd)
-            files.append(path)
-        elif kind < 0.75:
-            os.link(source.choice(files), path, src_dir_fd=root, dst_dir_fd=root)
-        elif kind < 0.85:
-            os.symlink(source.choice((b"a", b"p/b", b"q", b"nowhere")), path, dir_fd=root)
-        elif kind < 0.88:
-            os.mknod(path, stat.S_IFIFO | 0o600, dir_fd=root)
-    for number, path in enumerate(sorted(_walk(root, b"."), reverse=True)):  # from the leaves up
-        os.utime(path, ns=(1000 + number, 2000 + number), dir_fd=root, follow_symlinks=False)
-    os.close(root)
-
-
-def pattern(seed: int, size: int) -> bytes:
-    """Bytes without a zero, so that they never look like a hole."""
-    return bytes((seed * 37 + at) % 251 + 1 for at in range(size))
-
-
-def _walk(root: int, path: bytes) -> list[bytes]:
-    found = [path]
-    if stat.S_ISDIR(os.stat(path, dir_fd=root, follow_symlinks=False).st_mode):
-        fd = os.open(path, os.O_RDONLY, dir_fd=root)
-        for name in os.listdir(fd):
-            found += _walk(root, path + b"/" + os.fsencode(name))
-        os.close(fd)
-    return found
-
-
-def _traces(top: Path) -> dict[bytes, tuple[int, int, int]]:
-    """Inode, ctime and link count of every path: a change of anything changes one of them."""
-    root = os.open(top, os.O_RDONLY)
-    try:
-        found = {}
-        for path in _walk(root, b"."):
-            st = os.stat(path, dir_fd=root, follow_symlinks=False)
-            found[path] = (st.st_ino, st.st_ctime_ns, st.st_nlink)
-        return found
-    finally:
-        os.close(root)
 
 
 class _FullStore(Store):
@@ -125,12 +68,12 @@ class Pair:
         for top in (self.base, self.plain):
             top.mkdir()
             fill(top, shape)
-        self._base_traces = _traces(self.base)
+        self._base_traces = traces(self.base)
         self._native = native.Native(self.plain)
         self.store = store
         self.run_id = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
-        self.spool = area / "spool"
-        self.spool.mkdir()
+        self._directory = store.runs.directory(self.run_id)
+        self.spool = self._directory / "spool"
         self._watched, self._slow, self._seed = watched, slow, shape
         self._clock = SET_BY_HAND
         self._files: dict[int, tuple[native.OpenFile, vfs.OpenFile]] = {}
@@ -148,19 +91,25 @@ class Pair:
     def _mount(self) -> None:
         kind = SlowBaseTree if self._slow else BaseTree
         self._tree = kind(os.fsencode(self.base), max_open=8)
-        self.overlay = Overlay(
-            self._tree, self.store.upper(self.run_id).load(), self.store.objects, self.spool, now_ns=self._now
-        )
+        state = self.store.upper(self.run_id).load()
+        self.overlay = Overlay(self._tree, state, self.store.objects, self.spool, now_ns=self._now)
+        self._journal = JournalWriter(self._directory / "journal", state.journal, self._clock)
+        self.overlay.record_in(self._journal.append)
         if isinstance(self._tree, SlowBaseTree):
             self._tree.waiting = False
         self.mount = vfs.Mount(self.overlay, watched=self._watched, seed=self._seed)
+
+    def _unmount(self) -> None:
+        self.overlay.close()
+        self._tree.close()
+        self._journal.close()
 
     def finish(self) -> None:
         """Compare for the last time, before and after everything is stored, and close."""
         self.compare()
         self.remount()
         self.compare()
-        assert _traces(self.base) == self._base_traces, "the base was changed"
+        assert traces(self.base) == self._base_traces, "the base was changed"
 
     def abandon(self) -> None:
         """Close every descriptor, also after a failure."""
@@ -169,8 +118,7 @@ class Pair:
         for listing in self._listings.values():
             os.close(listing.plain.fd)
         self._files, self._listings = {}, {}
-        self.overlay.close()
-        self._tree.close()
+        self._unmount()
         self._native.finish()
 
     def apply(self, operation: tuple[Any, ...]) -> None:
@@ -533,7 +481,7 @@ class Pair:
     def collect(self) -> None:
         """Begin to seal what is dirty."""
         if self._batch is None:
-            self._batch = self.overlay.collect()
+            self._batch = self.overlay.collect(self._journal.rotate(self._clock))
 
     def store_batch(self, succeeds: bool) -> None:
         """What was collected is stored, or cannot be."""
@@ -545,6 +493,7 @@ class Pair:
         except StoreFull:
             self.overlay.give_back(batch)
         else:
+            drop_before(self._directory / "journal", batch.journal)
             self.overlay.finish(batch, stored)
 
     def forget(self, chance: float) -> None:
@@ -570,8 +519,26 @@ class Pair:
         needed = {above for node in self.overlay.nodes.values() if node.kept for above in _above(node)}
         left = [node for node in self.overlay.nodes.values() if not node.kept and node not in needed]
         assert not left, f"nothing needs {left}"
-        self.overlay.close()
-        self._tree.close()
+        self._unmount()
+        assert not os.listdir(self.spool), "working files were left behind"
+        self._mount()
+
+    def crash(self, stored: bool) -> None:
+        """The filesystem process is killed, perhaps when a batch was *stored* and the overlay did not know yet.
+
+        The journal has what is missing.
+        """
+        for plain, _ in self._files.values():
+            self._native.close(plain)
+        for listing in self._listings.values():
+            self._native.close(listing.plain)
+        self._files, self._listings = {}, {}
+        if self._batch is not None and stored:
+            store_batch(self._batch, self.store, self.run_id)
+        self._batch = None
+        self._unmount()
+        found = recover(self.store, self.run_id)
+        assert found is None or (found.damage is None and not found.lost), found
         assert not os.listdir(self.spool), "working files were left behind"
         self._mount()
 

@@ -97,6 +97,7 @@ OPERATIONS: dict[str, tuple[int, tuple[Sequence[Any], ...]]] = {
     "store_batch": (3, ((True, True, True, False),)),
     "forget": (2, ((0.3, 1.0),)),
     "remount": (1, ()),
+    "crash": (1, ((True, False),)),
     "compare": (1, ()),
 }
 

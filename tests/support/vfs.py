@@ -178,6 +178,26 @@ class Mount:
             if not self._names.get(parent):
                 self._names.pop(parent, None)
 
+    def known(self) -> list[int]:
+        """Every inode that the kernel knows."""
+        return [ROOT, *self._counts]
+
+    def names_of(self, ino: int) -> set[tuple[int, bytes]]:
+        """The (directory, name) pairs under which the kernel knows an inode; none of a file that is only open."""
+        return self._parents.get(ino, set())
+
+    def invalidate(self, parent: int, name: bytes) -> None:
+        """The filesystem says that a name is not to be believed any more: it goes, with everything below it."""
+        names = self._names.get(parent, {})
+        if name not in names:
+            return
+        ino = names.pop(name)
+        if ino is not None:
+            for below in list(self._names.get(ino, {})):
+                self.invalidate(ino, below)
+            self._parents[ino].discard((parent, name))
+            self._evict_inode(ino)
+
     def forget_everything(self) -> None:
         """Drop every name that can be dropped, from the leaves up."""
         before = -1

@@ -1,0 +1,237 @@
+"""The base changes behind the overlay's back: what is shown is what a new mount would show, and the kernel is told."""
+
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from goexfs.overlay import File, Invalidation, Overlay, store_batch
+from snapshots.base import BaseTree
+from snapshots.store import Store
+from tests.support.outsider import Outsider
+from tests.support.vfs import Mount
+
+LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs no permission checks"),
+    pytest.mark.timeout(7200 if LONG else 300),
+    pytest.mark.logs("the base file of a partly copied file changed"),
+]
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spools from 33 bytes on, partly copied files from 65 on."""
+    monkeypatch.setattr("goexfs.overlay.files.INLINE_LIMIT", 32)
+    monkeypatch.setattr("goexfs.overlay.files.COPY_WHOLE_LIMIT", 64)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("watched", [True, False])
+def test_what_is_shown_is_what_a_new_mount_shows(fast_area: Path, store: Store, watched: bool) -> None:
+    for seed in range(5000 if LONG else 120):
+        area = fast_area / f"outside-{watched}-{seed}"
+        area.mkdir()
+        source = random.Random(seed)
+        outsider = Outsider(area, store, seed=seed, watched=watched)
+        try:
+            for _ in range(source.randrange(5, 40)):
+                (outsider.disturb if source.random() < 0.3 else outsider.step)()
+                if source.random() < 0.1:
+                    outsider.compare()
+            outsider.compare()
+        except BaseException as e:
+            e.add_note(f"seed {seed}:\n" + "\n".join(outsider.log))
+            raise
+        finally:
+            outsider.close()
+            shutil.rmtree(area)
+
+
+class Scene:
+    """An overlay over a small base, with everything looked at once, as by a kernel that believes it for ever."""
+
+    def __init__(self, area: Path, store: Store) -> None:
+        self.base = area / "base"
+        self.base.mkdir()
+        (self.base / "d" / "e").mkdir(parents=True)
+        (self.base / "d" / "file").write_bytes(b"file")
+        (self.base / "d" / "e" / "deep").write_bytes(b"deep")
+        (self.base / "large").write_bytes(b"L" * 1000)
+        os.link(self.base / "d" / "file", self.base / "hard")
+        os.symlink("file", self.base / "d" / "link")
+        self.store = store
+        self.run = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
+        self.tree = BaseTree(os.fsencode(self.base))
+        spool = store.runs.directory(self.run) / "spool"
+        self.overlay = Overlay(self.tree, store.upper(self.run).load(), store.objects, spool)
+        self.mount = Mount(self.overlay)
+
+    def read(self, path: bytes) -> bytes:
+        file = self.mount.open(path, os.O_RDONLY, 0)
+        try:
+            return self.mount.read(file, 0, 5000)
+        finally:
+            self.mount.close(file)
+
+    def write(self, path: bytes, offset: int, data: bytes) -> None:
+        file = self.mount.open(path, os.O_RDWR, 0)
+        self.mount.write(file, offset, data)
+        self.mount.close(file)
+
+    def tell(self, *paths: bytes) -> list[Invalidation]:
+        """The report, and what the kernel does then."""
+        stale = [one for path in paths for one in self.overlay.base_changed(path)]
+        for one in stale:
+            if one.name is not None:
+                self.mount.invalidate(one.ino, one.name)
+        return stale
+
+
+@pytest.fixture
+def scene(area: Path, store: Store):
+    made = Scene(area, store)
+    yield made
+    made.overlay.close()
+    made.tree.close()
+
+
+def test_a_changed_file_comes_back_as_a_new_inode(scene: Scene) -> None:
+    held = scene.mount.open(b"large", os.O_RDONLY, 0)
+    (scene.base / "large").write_bytes(b"other")
+    scene.tell(b"large")
+    assert scene.read(b"large") == b"other"
+    assert scene.mount.stat(b"large", follow=False).ino != held.ino
+    scene.mount.close(held)
+
+
+def test_a_hard_link_changes_under_all_of_its_names(scene: Scene) -> None:
+    assert scene.read(b"hard") == b"file"
+    (scene.base / "d" / "file").write_bytes(b"changed")
+    stale = scene.tell(b"d/file")  # under the one name; the other is the one that was looked at
+    assert Invalidation(1, b"hard") in stale
+    assert scene.read(b"hard") == scene.read(b"d/file") == b"changed"
+    nodes = {scene.mount.stat(path, follow=False).ino for path in (b"hard", b"d/file")}
+    assert len(nodes) == 1
+
+
+def test_a_hard_link_stays_readable_when_its_first_name_goes(scene: Scene) -> None:
+    assert scene.read(b"d/file") == scene.read(b"hard") == b"file"
+    os.unlink(scene.base / "d" / "file")
+    scene.tell(b"d/file")
+    assert scene.read(b"hard") == b"file"
+    with pytest.raises(FileNotFoundError):
+        scene.mount.stat(b"d/file", follow=False)
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_partly_copied_file_is_rescued(scene: Scene, how: str, moved: bool) -> None:
+    scene.write(b"large", 500, b"run")
+    expected = b"L" * 500 + b"run" + b"L" * 497
+    path = b"large"
+    if moved:
+        path = b"d/moved"
+        scene.mount.rename(b"large", path)
+    if how == "unlink":
+        os.unlink(scene.base / "large")
+    else:
+        (scene.base / "new").write_bytes(b"something else")
+        os.rename(scene.base / "new", scene.base / "large")
+    scene.tell(b"large")
+    assert scene.read(path) == expected
+    scene.overlay.view.pool.close()  # nothing depends on the descriptor any more
+    assert scene.read(path) == expected
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_partly_copied_file_whose_base_is_written_to_fails_rather_than_lies(scene: Scene) -> None:
+    scene.write(b"large", 500, b"run")
+    (scene.base / "large").write_bytes(b"M" * 999)
+    scene.tell(b"large")
+    with pytest.raises(OSError, match="changed after this run"):
+        scene.read(b"large")
+
+
+def test_a_directory_that_the_run_moved_follows_its_base(scene: Scene) -> None:
+    scene.mount.rename(b"d", b"moved")
+    assert scene.read(b"moved/file") == b"file"
+    shutil.rmtree(scene.base / "d")
+    (scene.base / "d").mkdir()
+    (scene.base / "d" / "other").write_bytes(b"other")
+    scene.tell(b"d/file", b"d/link", b"d/e/deep", b"d/e", b"d")
+    assert scene.read(b"moved/other") == b"other"
+    with pytest.raises(FileNotFoundError):
+        scene.mount.stat(b"moved/file", follow=False)
+
+
+def test_a_symlink_that_the_run_moved_keeps_its_target(scene: Scene) -> None:
+    scene.mount.rename(b"d/link", b"link")
+    os.unlink(scene.base / "d" / "link")
+    scene.tell(b"d/link")
+    assert scene.mount.readlink(b"link") == b"file"
+
+
+def test_attributes_of_what_the_base_lost(scene: Scene) -> None:
+    os.setxattr(scene.base / "large", "user.a", b"base")
+    scene.mount.chmod(b"large", 0o600)
+    os.unlink(scene.base / "large")
+    scene.tell(b"large")
+    assert scene.mount.listxattr(b"large", follow=False) == []
+    scene.mount.setxattr(b"large", b"user.b", b"run", follow=False)
+    assert scene.mount.listxattr(b"large", follow=False) == [b"user.b"]
+
+
+def test_what_is_hidden_is_not_even_looked_at(area: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    (area / "base" / "d" / "mnt").mkdir(parents=True)
+    (area / "base" / "d" / "file").write_bytes(b"")
+    asked: list[bytes] = []
+
+    class Tree(BaseTree):
+        def stat(self, d, name):
+            asked.append(name)
+            return super().stat(d, name)
+
+    run = store.runs.create(base=os.fsencode(area / "base"), name=None, command=(), options={}).id
+    spool = store.runs.directory(run) / "spool"
+    with Tree(os.fsencode(area / "base")) as tree:
+        overlay = Overlay(
+            tree, store.upper(run).load(), store.objects, spool, hidden=frozenset({b"d/mnt"}), now_ns=lambda: 1
+        )
+        mount = Mount(overlay)
+        for _ in range(2):
+            file = mount.open(b"d", os.O_RDONLY, 0)
+            assert mount.readdir(file, 0, 100)[0] == [b"file"]
+            mount.close(file)
+            with pytest.raises(FileNotFoundError):
+                mount.stat(b"d/mnt", follow=False)
+            assert overlay.base_changed(b"d/mnt") == overlay.base_changed(b"d/mnt/below") == []
+            mount.rename(b"d/file", b"d/moved")  # from here on base files may be known by other names
+            mount.rename(b"d/moved", b"d/file")
+        with pytest.raises(PermissionError):
+            mount.mkdir(b"d/mnt", 0o755)
+        assert b"mnt" not in asked
+        overlay.close()
+
+
+def test_a_restored_node_still_follows_its_base(scene: Scene) -> None:
+    """Also after a remount a file of which only the attributes were changed has the content of the base."""
+    scene.mount.chmod(b"d/e/deep", 0o600)
+    batch = scene.overlay.collect()
+    assert batch is not None
+    scene.overlay.finish(batch, store_batch(batch, scene.store, scene.run))
+    again = Overlay(scene.tree, scene.store.upper(scene.run).load(), scene.store.objects, scene.overlay.view.spool)
+    mount = Mount(again)
+    assert mount.stat(b"d/e/deep", follow=False).size == 4
+    with open(scene.base / "d" / "e" / "deep", "ab") as file:
+        file.write(b" and deeper")
+    assert any(one.name is None for one in again.base_changed(b"d/e/deep"))
+    node = mount.stat(b"d/e/deep", follow=False)
+    assert isinstance(node, File)
+    assert node.size == 15
+    assert node.mode & 0o777 == 0o600
+    again.close()
