@@ -14,15 +14,18 @@ Format of a segment, numbers little-endian::
     32            records, one after the other:
                   4   length n of the body
                   8   xxh3_64 of the body, seeded with the record's number
-                  n   the body: a MessagePack array, see `Process` and `Change`
+                  n   the body: a MessagePack array, see `Process`, `Change` and `Read`
 
 Rules: (J1) records are numbered without a gap, across segments; the number is not stored but seeds the checksum, so a
 stale or misplaced record is no record.  (J2) A record is written with one ``write`` before the change is
 acknowledged, so the death of the process loses none.  (J3) What follows the first damaged or incomplete record of a
 segment does not count; it is cut off and reported, never skipped over.  (J4) A segment is never written after the
-next one was begun.
+next one was begun.  (J5) A record names only processes that were described before it in its own segment, so a
+segment can be read when the ones before it are gone.
 
-Threading: one writer, in one thread.
+``docs/format.md`` has the same for readers in other languages, with the bytes of the bodies.
+
+Threading: one writer, in one thread; any number of readers, also while it writes.
 """
 
 import itertools
@@ -36,7 +39,7 @@ import msgspec
 import xxhash
 
 from snapshots import durable
-from snapshots.entries import Entry, Link
+from snapshots.entries import Entry, Identity, Link
 from snapshots.errors import StoreDamaged, StoreTooNew
 
 MAGIC = b"GOEXFSJ"
@@ -129,9 +132,23 @@ class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
     """(parent, name) pairs where the base shows through again, or nothing is"""
     data: tuple[Data, ...]
     """what happened to the content of ``ino``, in order"""
+    old_path: bytes = b""
+    """of a rename: where the node was before"""
 
 
-Record = Process | Change
+class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+    """A base file was opened for reading, for the first time since the run was mounted."""
+
+    time_ns: int
+    process: int
+    """number of the process; 0 when unknown"""
+    path: bytes
+    """in the base"""
+    identity: Identity
+    """of the base file at that time"""
+
+
+Record = Process | Change | Read
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -263,18 +280,33 @@ def read_segment(path: Path) -> tuple[list[Numbered], Damage | None]:
 
     Errors: StoreTooNew; a segment whose header is damaged has no records.
     """
-    data = path.read_bytes()
-    if len(data) < _HEADER_SIZE or xxhash.xxh3_64_digest(data[:24])[::-1] != data[24:32]:
-        return [], Damage(path, 0, len(data))
-    magic, version, number, _ = _HEADER.unpack_from(data)
-    if magic != MAGIC:
-        return [], Damage(path, 0, len(data))
-    if version > FORMAT:
-        raise StoreTooNew(
-            f"the journal {path} has format {version} and this goexfs knows up to {FORMAT}; use a newer goexfs"
-        )
+    records, end, size = read_on(path, 0, 0)
+    return records, (Damage(path, end, size - end) if end < size or not end else None)
+
+
+def read_on(path: Path, offset: int, number: int) -> tuple[list[Numbered], int, int]:
+    """The whole records of a segment from ``offset`` on, where record ``number`` begins; offset 0 is the beginning.
+
+    Answers also the offset at which they end (0: not even the header is whole), to go on from when more was written,
+    and the length of the file.  Errors: StoreTooNew, FileNotFoundError.
+    """
+    with open(path, "rb") as file:
+        file.seek(offset)
+        data = file.read()
+    size = offset + len(data)
+    at = 0
+    if not offset:
+        if len(data) < _HEADER_SIZE or xxhash.xxh3_64_digest(data[:24])[::-1] != data[24:32]:
+            return [], 0, size
+        magic, version, number, _ = _HEADER.unpack_from(data)
+        if magic != MAGIC:
+            return [], 0, size
+        if version > FORMAT:
+            raise StoreTooNew(
+                f"the journal {path} has format {version} and this goexfs knows up to {FORMAT}; use a newer goexfs"
+            )
+        at = _HEADER_SIZE
     records: list[Numbered] = []
-    at = _HEADER_SIZE
     while at + _HEAD.size <= len(data):
         length, checksum = _HEAD.unpack_from(data, at)
         end = at + _HEAD.size + length
@@ -289,7 +321,7 @@ def read_segment(path: Path) -> tuple[list[Numbered], Damage | None]:
             raise StoreDamaged(f"record {number} of the journal {path} is whole but not a record: {e}") from e
         number += 1
         at = end
-    return records, (Damage(path, at, len(data) - at) if at < len(data) else None)
+    return records, offset + at, size
 
 
 def read(directory: Path, first: int = 0) -> Iterator[Numbered | Damage]:
