@@ -74,13 +74,20 @@ CREATE TABLE forks (
 ) STRICT;
 CREATE INDEX forks_parent ON forks (parent, position);
 CREATE INDEX uses_object ON uses (object, run);
+CREATE TABLE log (
+    run INTEGER NOT NULL, number INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE reads (
+    run INTEGER NOT NULL, path BLOB NOT NULL, identity BLOB NOT NULL, number INTEGER NOT NULL,
+    time_ns INTEGER NOT NULL, PRIMARY KEY (run, path, identity)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE loose (
     object INTEGER NOT NULL, holder INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (object, holder)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX loose_holder ON loose (holder, run);
 """
 TABLES = frozenset(
-    {"runs", "objects", "entries", "links", "uses", "loose", "checkpoints", "snapshots", "forks"}
+    {"runs", "objects", "entries", "links", "uses", "loose", "checkpoints", "snapshots", "forks", "log", "reads"}
 )
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH})

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from snapshots import durable, journal
+from snapshots.logbook import fold
 from snapshots.store import Store
 from snapshots.versions import FOREVER, is_held, pins, prune
 
@@ -84,6 +85,7 @@ def thin(store: Store, run_id: str, *, now_ns: int | None = None, rows: int = _R
         freed += step.bytes
     gone = [size for first, following, size in sizes if following <= cut]
     if gone:
+        fold(store, run_id, cut)
         with durable.reporting(f"cannot shorten the journal of run {run_id}"):
             journal.drop_before(store.runs.directory(run_id) / "journal", cut)
     return Thinned(len(old) + len(dropped), objects, freed, len(gone), sum(gone))

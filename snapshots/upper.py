@@ -195,7 +195,8 @@ class Upper:
             key = self._run().key
             self._db.run("UPDATE runs SET over = 1 WHERE key = ?", (key,))
             self._db.run("UPDATE OR REPLACE loose SET holder = ? WHERE run = ?", (NOBODY, key))
-            self._db.run("DELETE FROM snapshots WHERE run = ?", (key,))
+            for table in ("snapshots", "log", "reads"):
+                self._db.run(f"DELETE FROM {table} WHERE run = ?", (key,))
             self._let_go_of_parents(key)
 
     def _let_go_of_parents(self, key: int) -> None:

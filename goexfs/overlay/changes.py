@@ -104,6 +104,7 @@ class Changes:
                 tuple(link for each in self._untold_links if (link := link_of(*each)) is not None),
                 tuple((parent.ino, name) for parent, name in self._untold_links if link_of(parent, name) is None),
                 tuple(data),
+                path_of(links[0]) if op is Op.RENAME else b"",
             )
         )
         self._told()
