@@ -15,6 +15,7 @@ from snapshots import durable
 from snapshots.errors import RunError, StoreFull
 from snapshots.lease import NOBODY
 from snapshots.objects import Place
+from snapshots.retention import thin
 from snapshots.store import Store
 
 TOMBSTONE_AGE_NS = 30 * 24 * 3600 * 10**9
@@ -33,15 +34,20 @@ class GcReport(msgspec.Struct, frozen=True):
     """directories of runs that are over or were never registered"""
     tombstones: int
     """records of runs that are over"""
+    snapshots: int = 0
+    """automatic ones that were too old or too close together"""
+    segments: int = 0
+    """files of journals, of a past that is beyond its run's history limit"""
+    segment_bytes: int = 0
 
     @property
     def freed_bytes(self) -> int:
-        """All bytes of content that were freed."""
-        return self.object_bytes + self.file_bytes
+        """All bytes of content and journals that were freed."""
+        return self.object_bytes + self.file_bytes + self.segment_bytes
 
 
 def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
-    """Free everything that no run holds, and shrink the store.
+    """Free everything that no run holds and what is beyond the runs' history limits, and shrink the store.
 
     Leaves alone what a crashed run (active, not locked) may still need: its spool.  Errors: those of the store.
     """
@@ -49,6 +55,7 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
     strays = _dead_spools(store) + _abandoned(store) + _unregistered(store)
     _mark_unheld(store)
     tombstones = _tombstones(store, time.time_ns() - tombstone_age_ns)
+    thinned = [thin(store, run.id) for run in store.runs.list()]
     try:
         collected = store.free()
     except StoreFull:
@@ -58,12 +65,15 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
     finally:
         store.reserve.restore()
     return GcReport(
-        objects=collected.objects,
-        object_bytes=collected.bytes,
+        objects=collected.objects + sum(each.objects for each in thinned),
+        object_bytes=collected.bytes + sum(each.object_bytes for each in thinned),
         files=len(strays),
         file_bytes=sum(strays),
         directories=directories,
         tombstones=tombstones,
+        snapshots=sum(each.snapshots for each in thinned),
+        segments=sum(each.segments for each in thinned),
+        segment_bytes=sum(each.segment_bytes for each in thinned),
     )
 
 

@@ -15,6 +15,7 @@ import msgspec
 from snapshots.apply import carry_out
 from snapshots.base import BaseTree
 from snapshots.errors import BaseError, Conflict, MergeError, RunState, StoreError
+from snapshots.forks import began_ns
 from snapshots.names import readable
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
@@ -73,7 +74,7 @@ def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
 def _plan(store: Store, run: Run, base: BaseTree) -> Plan:
     """The plan; Conflict when there can be none."""
     check_is_base_of(base, run)
-    since_ns = max(run.created_ns, run.options.get(_IN_ORDER, 0))
+    since_ns = max(began_ns(store, run), run.options.get(_IN_ORDER, 0))
     plan = plan_merge(UpperTree(store.upper(run.id).load()), base, store.objects, since_ns=since_ns)
     if plan.conflicts:
         raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)

@@ -35,7 +35,26 @@ class RunRef(click.ParamType[str]):
         return items
 
 
+class PointRef(RunRef):
+    """A run, or ``RUN@POINT``: a snapshot's name, ``~N``, ``#RECORD`` or ``{TIME}``; completed from the store."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Runs, and after an ``@`` the snapshots of the run before it."""
+        import goexfs
+
+        before, at, beginning = incomplete.rpartition("@")
+        if not at:
+            return super().shell_complete(ctx, param, incomplete)
+        try:
+            with goexfs.open_store(create=False) as store:
+                snapshots = store.run(before or "@").snapshots()
+        except Exception:  # as above
+            return []
+        return [CompletionItem(f"{before}@{s.name}", help=s.message) for s in snapshots if s.name.startswith(beginning)]
+
+
 RUN = RunRef()
+POINT = PointRef()
 ANY_PATH = click.Path(path_type=bytes, readable=False)
 """Any path, as bytes: whether it exists and is a directory is for the library to say, with its own status."""
 

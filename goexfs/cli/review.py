@@ -10,7 +10,7 @@ import click
 
 from goexfs.cli import pager, stat, summary
 from goexfs.cli.output import count, home, note, on_terminal, print_json, use_color
-from goexfs.cli.params import ANY_PATH, RUN, below_base, color_option, json_option
+from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -21,7 +21,7 @@ DIFFERENT = 1
 
 
 @click.command("diff", short_help="Show what a run changed.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
 @click.option("--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept (the default).")
 @click.option("--name-status", "form", flag_value="name-status", help="One line per change: A M D R T X, and the path.")
@@ -34,15 +34,18 @@ DIFFERENT = 1
 def diff_command(
     ctx: click.Context, ref: str, paths: tuple[bytes, ...], form: str | None, zero: bool, exit_code: bool, color: str
 ) -> None:
-    """Show what RUN changed, below each PATH or everywhere; a mounted run as it is at this moment."""
+    """Show what RUN changed, below each PATH or everywhere; a mounted run as it is at this moment.
+
+    With a POINT, what it had changed then: @NAME of a snapshot, @~1 the latest one, @{TIME}, @#RECORD.
+    """
     import goexfs
 
     if zero and form not in (None, "name-status"):
         raise click.UsageError("-z goes with --name-status only")
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
         below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-        changes = run.diff(paths=below)
+        changes = run.diff(paths=below, at=at)
         print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
     ctx.exit(DIFFERENT if exit_code and changes else 0)
 

@@ -178,6 +178,8 @@ def gc_command(as_json: bool) -> None:
             count(report.files, "stray file"),
             count(report.directories, "run directory", "run directories"),
             count(report.tombstones, "old record"),
+            count(report.snapshots, "automatic snapshot"),
+            count(report.segments, "journal file"),
         )
         click.echo(f"freed {size(report.freed_bytes)}: {', '.join(parts)}")
 

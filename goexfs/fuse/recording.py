@@ -3,7 +3,7 @@
 Owns the writer, the numbers of processes, and how a segment ends where a checkpoint begins.  Knows ``/proc``; knows
 nothing of what a change means.
 
-Threading: the event loop's thread, but for `Recording.drop_before`.
+Threading: the event loop's thread.
 """
 
 import os
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshots.journal import Change, JournalWriter, Process, drop_before
+from snapshots.journal import Change, JournalWriter, Process
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
@@ -26,7 +26,6 @@ class Recording:
     """Appends to the journal in *directory*, from record number *first* on.  Errors: StoreFull, StoreUnusable."""
 
     def __init__(self, directory: Path, first: int) -> None:
-        self._directory = directory
         self._writer = JournalWriter(directory, first, time.time_ns())
         self._numbers: dict[tuple[int, int, bytes, tuple[bytes, ...]], int] = {}
         self._recent: dict[int, tuple[int, float]] = {}
@@ -77,12 +76,13 @@ class Recording:
         return number
 
     def rotate(self) -> int:
-        """A checkpoint begins: the number of the first record that will not be in it."""
-        return self._writer.rotate(time.time_ns())
+        """A checkpoint begins: the number of the first record that will not be in it.
 
-    def drop_before(self, position: int) -> None:
-        """A checkpoint that is safe holds every record before number *position*.  For the sealing thread."""
-        drop_before(self._directory, position)
+        Processes are described anew from here on: older segments go when the history is thinned.
+        """
+        self._numbers.clear()
+        self._recent.clear()
+        return self._writer.rotate(time.time_ns())
 
     def syncer(self) -> Callable[[], None]:
         """What makes everything recorded so far survive a power cut; for a worker thread."""

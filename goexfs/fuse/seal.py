@@ -19,6 +19,7 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from snapshots.entries import Content
 from snapshots.errors import StoreError, StoreFull
+from snapshots.retention import thin
 from snapshots.store import Store
 
 QUIET_NS = 1_000_000_000
@@ -34,6 +35,11 @@ DIRTY_HARD = 128 << 20
 """bytes of dirty contents in memory (also those being stored) at which writers wait"""
 WAIT_SECONDS = 20.0
 """how long a writer waits for memory before it is told ENOSPC"""
+
+THIN_BYTES = 16 << 20
+"""of contents stored since the history was last thinned"""
+THIN_SECONDS = 30.0
+"""after which it is thinned again in any case"""
 
 T = TypeVar("T")
 
@@ -58,6 +64,8 @@ class Sealer:
         self._room = trio.Event()
         self._storing_bytes = 0
         self._last_try = 0.0
+        self._unthinned = 0
+        self._thinned = time.monotonic()
         self.failed: StoreError | None = None
         """why the last batch could not be stored; None when it was"""
         self.seals = 0
@@ -120,9 +128,17 @@ class Sealer:
             self._store = self._open_store()
         stored = store_batch(batch, self._store, self._run_id)
         if self._recording is not None:
-            self._store.sync()  # what the journal had until here must be as safe in the store before it goes
-            self._recording.drop_before(batch.journal)
+            self._store.sync()  # what the journal had until here must be as safe in the store before it may go
+            self._thin(sum(extent.length for content in stored.values() for extent in content.extents))
         return stored
+
+    def _thin(self, more: int) -> None:
+        """Now and then, drop what is beyond the history limit.  In the sealing thread."""
+        self._unthinned += more
+        now = time.monotonic()
+        if self._store is not None and (self._unthinned >= THIN_BYTES or now - self._thinned >= THIN_SECONDS):
+            thin(self._store, self._run_id)
+            self._unthinned, self._thinned = 0, time.monotonic()
 
     def _report(self, e: BaseException) -> None:
         if isinstance(e, StoreError):

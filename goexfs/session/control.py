@@ -35,7 +35,7 @@ STOP_SECONDS = 300.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-Verb = Literal["ping", "status", "seal", "stop"]
+Verb = Literal["ping", "status", "seal", "stop", "rewind"]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -45,6 +45,10 @@ class Question(msgspec.Struct, frozen=True):
     """``seal``: bring everything into the store; ``stop``: unmount, seal and end.  Both answer when it is done."""
     force: bool = False
     """for ``stop``: also take the mount away from processes that use it, instead of refusing with ``MountBusy``"""
+    position: int = 0
+    """for ``rewind``: where in the journal to go back to"""
+    paths: tuple[bytes, ...] = ()
+    """for ``rewind``: what is to go back, relative to the base; nothing: everything"""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -80,6 +84,10 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """only for ``status``"""
     holders: tuple[str, ...] = ()
     """only for ``stop``: the processes that the mount was taken away from"""
+    nodes: int = 0
+    """only for ``rewind``: how many are different now"""
+    snapshot: str = ""
+    """only for ``rewind``: name of the snapshot of what was there before; empty when nothing was to be done"""
 
 
 Message = TypeVar("Message", Question, Answer)
@@ -121,17 +129,27 @@ def ask(directory: Path, verb: Verb, *, timeout: float, force: bool = False) -> 
 
     Raises ``ServerError`` when nobody answers in ``timeout`` seconds.
     """
+    return put(directory, Question(verb, force), timeout=timeout)
+
+
+def put(directory: Path, question: Question, *, timeout: float) -> Answer:
+    """The same, for any question."""
+    line = encode(question)
+    if len(line) > MOST_BYTES:
+        raise ServerError("this is too much for one question; name fewer paths")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
         connection.settimeout(min(timeout, CONNECT_SECONDS))
         try:
             _with_short_path(directory, connection.connect)
             if not is_friend(connection):
                 raise ServerError("the control socket of the run is another user's; nothing was asked")
-            connection.sendall(encode(Question(verb, force)))
+            connection.sendall(line)
             connection.settimeout(timeout)
             line = _receive_line(connection)
         except TimeoutError:
-            raise ServerError(f"the run's server did not answer {verb!r} in {timeout:.0f} s; see server.log") from None
+            raise ServerError(
+                f"the run's server did not answer {question.verb!r} in {timeout:.0f} s; see server.log"
+            ) from None
         except OSError as error:
             raise ServerError(f"the run's server does not answer: {error.strerror}; see `goexfs ls`") from None
     answer = decode(line, Answer)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from goexfs.session import birth, checks, control, mounts, processes
 from goexfs.session.errors import ServerError
+from goexfs.session.history import Past
 from snapshots.base import BaseTree
 from snapshots.errors import BaseError, RunBusy, RunState
 from snapshots.names import readable
@@ -32,7 +33,7 @@ EXACT_COUNT_LIMIT = 500
 _EXIT_SECONDS = 30.0
 
 
-class RunHandle:
+class RunHandle(Past):
     """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
 
     def __init__(self, store: Store, record: Run) -> None:
@@ -45,9 +46,13 @@ class RunHandle:
         return f"<{type(self).__name__} {self.id} over {readable(self.base)}>"
 
     @property
-    def record(self) -> Run:
+    def record(self) -> Run:  # type: ignore[override]
         """The run as recorded now.  Raises ``RunUnknown`` once it is forgotten."""
         return self._store.runs.get(self.id)
+
+    @classmethod
+    def _of(cls, store: Store, record: Run) -> "RunHandle":
+        return RunHandle(store, record)
 
     @property
     def name(self) -> str | None:
@@ -55,7 +60,7 @@ class RunHandle:
         return self.record.name
 
     @property
-    def state(self) -> State:
+    def state(self) -> State:  # type: ignore[override]
         """The state now."""
         recorded = self.record.state
         if recorded == "active" and not self._store.runs.is_locked(self.id):
@@ -83,25 +88,32 @@ class RunHandle:
         """Bytes in the objects that the run uses, shared ones too."""
         return self._store.bytes_held(self.id)
 
-    def diff(self, paths: Iterable[bytes] = (), *, times: bool = False) -> "list[Change]":
+    def diff(self, paths: Iterable[bytes] = (), *, times: bool = False, at: str | None = None) -> "list[Change]":
         """What the run changed, sorted by path; of a mounted run what is in the mount at this moment.
+
+        With ``at`` what it had changed at that point, compared with the base as it is now.
 
         ``paths`` (relative to the base) limit it to what lies at or below one of them; ``times`` makes a changed mtime
         a change.  The changes read their contents from the store: use them before it is closed.
         """
+        if at is not None:
+            return self._changes(paths, times=times, position=self.position(at))
         if self.state == "active":
             self.seal()
         return self._changes(paths, times=times)
 
-    def _changes(self, paths: Iterable[bytes] = (), *, times: bool = False) -> "list[Change]":
+    def _changes(
+        self, paths: Iterable[bytes] = (), *, times: bool = False, position: int | None = None
+    ) -> "list[Change]":
         from snapshots.diff import diff
+        from snapshots.timeline import state_at
         from snapshots.tree import UpperTree
 
         record = self.record
         if not record.is_live:
             raise RunState(f"run {record.label} has been {record.state}: there is nothing left to compare")
         checks.same_base(record)
-        state = self._store.upper(self.id).load()
+        state = self._store.upper(self.id).load() if position is None else state_at(self._store, self.id, position)
         return diff(UpperTree(state), BaseTree(self.base), self._store.objects, times=times, paths=paths)
 
     def seal(self) -> None:

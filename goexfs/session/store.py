@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from goexfs.session import checks, launch
 from goexfs.session.handle import RunHandle
+from goexfs.session.history import split
 from goexfs.session.home import default_store_path
 from goexfs.session.launch import LOG, Assignment
 from goexfs.session.run import OnExit, Session
@@ -61,7 +62,20 @@ class RunStore:
             cwd = os.getcwdb()
         except FileNotFoundError:
             cwd = None
-        return RunHandle(self.store, self.store.runs.resolve(ref, cwd=cwd))
+        run, point = split(ref)
+        if point is not None:
+            raise RunUnknown(
+                f"{ref} is a point in the past of a run, and this takes a run; goexfs fork makes one of it"
+            )
+        return RunHandle(self.store, self.store.runs.resolve(run, cwd=cwd))
+
+    def point(self, ref: str) -> tuple[RunHandle, str | None]:
+        """The run, and the point in its past, that ``RUN[@POINT]`` means; None: the run as it is.
+
+        Raises ``RunUnknown`` or ``RunAmbiguous``; whether there is such a point is found out when it is used.
+        """
+        run, point = split(ref)
+        return self.run(run), point
 
     def runs(self, *, all: bool = False) -> list[RunHandle]:
         """Runs, the latest last; without ``all`` only those that are active, crashed or kept."""

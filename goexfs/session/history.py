@@ -1,0 +1,170 @@
+"""The past of a run, and other runs that begin in it: snapshots, forks, rewinds, files as they were.
+
+Owns what these verbs mean for a run in each state: of a mounted run everything is sealed first, a crashed one is
+recovered.  The library below does the work (``snapshots.history``, ``forks``, ``rewind``, ``timeline``); a mounted run
+is rewound by its server.  Belongs to the thread of its store.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+from goexfs.session import control
+from snapshots.errors import RunError, RunState
+from snapshots.names import readable
+from snapshots.runs import Run
+from snapshots.store import Store
+
+if TYPE_CHECKING:
+    from snapshots.content import Readable
+    from snapshots.history import History, Snapshot
+    from snapshots.rewind import Rewound
+    from snapshots.tree import Place
+
+LATEST = "~1"
+"""The latest snapshot."""
+_NOW = ("~0", "#", "{")
+"""What points begin with that may mean something that is not sealed yet."""
+_CHUNK = 1 << 20
+
+
+def split(ref: str) -> tuple[str, str | None]:
+    """The run and the point that ``RUN@POINT`` names; no point for a run alone.  ``@@POINT`` is of the run ``@``."""
+    if ref.startswith("@"):
+        return "@", ref[1:].removeprefix("@") or None
+    run, _, point = ref.partition("@")
+    return run, point or None
+
+
+class Past:
+    """The verbs about its past of a ``RunHandle``, which has the rest."""
+
+    id: str
+    base: bytes
+    _store: Store
+    record: Run
+    state: object
+    seal: Callable[[], None]
+    recover: Callable[[], None]
+
+    def snapshot(self, name: str | None = None, message: str = "") -> "Snapshot":
+        """Name what the run is at this moment, also while programs go on changing it.
+
+        Without a name it gets one (``s1``, …).  Raises ``SnapshotExists``, ``RunState``.
+        """
+        self._settle(seal=True)
+        return self._history.snapshot(name, message)
+
+    def snapshots(self) -> "list[Snapshot]":
+        """All snapshots, the latest last."""
+        return self._history.snapshots()
+
+    def drop_snapshot(self, name: str) -> None:
+        """Forget a snapshot, and free what only it kept.  Raises ``SnapshotUnknown``."""
+        from snapshots.retention import thin
+
+        self._history.drop(name)
+        thin(self._store, self.id)
+
+    def position(self, point: str | None) -> int:
+        """The place in the journal that a point means (see ``snapshots.history``); None: this moment."""
+        self._settle(seal=point is None or point.startswith(_NOW))
+        return self._history.position("~0" if point is None else point)
+
+    def fork(self, name: str | None = None, *, at: str | None = None) -> Self:
+        """A new, kept run that begins as this one is, or was at a point.
+
+        Both go their own ways from there, whatever becomes of the other.  Raises ``SnapshotUnknown``, ``HistoryGone``,
+        ``RunExists``, ``RunState``.
+        """
+        from snapshots.forks import fork
+
+        return type(self)._of(self._store, fork(self._store, self.id, self.position(at), name=name))
+
+    @classmethod
+    def _of(cls, store: Store, record: Run) -> Self:
+        raise NotImplementedError
+
+    def rewind(self, at: str = LATEST, paths: tuple[bytes, ...] = ()) -> "Rewound":
+        """Become, or have these paths (relative to the base) become, what the run was at a point.
+
+        What it was just before gets a snapshot, so a rewind can be rewound.  A mounted run too: open files that are
+        still there show their old content, those that are not keep what they have, as after an unlink.  Raises
+        ``SnapshotUnknown``, ``HistoryGone``, ``RunState``, ``RunError``.
+        """
+        from snapshots.rewind import Rewound, rewind
+
+        position = self.position(at)
+        if self.state != "active":
+            with self._store.runs.lock(self.id):
+                return rewind(self._store, self.id, position, paths)
+        question = control.Question("rewind", position=position, paths=paths)
+        answer = control.put(self._store.runs.directory(self.id), question, timeout=control.SEAL_SECONDS)
+        before = next((s for s in reversed(self.snapshots()) if s.name == answer.snapshot), None)
+        return Rewound(answer.nodes, before)
+
+    @contextmanager
+    def open(self, path: bytes, *, at: str | None = None) -> "Iterator[Readable]":
+        """A regular file of the run (path relative to the base), now or as it was at a point, to be read in the block.
+
+        Raises ``RunError`` where there is no regular file, ``HistoryGone``, ``SnapshotUnknown``.
+        """
+        from snapshots.base import BaseTree
+        from snapshots.basepaths import BasePaths
+        from snapshots.content import open_base, open_entry
+        from snapshots.timeline import content_gone, moment_at
+        from snapshots.tree import UpperTree
+
+        position = self.position(at)
+        state, lost = moment_at(self._store, self.id, position)
+        with BaseTree(self.base) as tree:
+            base = BasePaths(tree)
+            place = UpperTree(state).resolve(path.strip(b"/"))
+            self._check_file(path, place, base)
+            assert place is not None
+            if place.entry is None:
+                content: Readable = open_base(base, place.base or b"")
+            elif place.entry.ino in lost:
+                raise content_gone(self.id, position, path)
+            else:
+                content = open_entry(place.entry, base, self._store.objects)
+            with content:
+                yield content
+
+    def _check_file(self, path: bytes, place: "Place | None", base: object) -> None:
+        import stat
+
+        from snapshots.basepaths import BasePaths
+
+        assert isinstance(base, BasePaths)
+        mode = None
+        if place is not None and place.entry is not None:
+            mode = place.entry.mode
+        elif place is not None and (st := base.stat(place.base or b"")) is not None:
+            mode = st.st_mode
+        if mode is None:
+            raise RunError(f"there is no {readable(path)} in run {self.record.label} at that point")
+        if not stat.S_ISREG(mode):
+            raise RunError(f"{readable(path)} in run {self.record.label} is not a regular file")
+
+    def cat(self, path: bytes, *, at: str | None = None) -> bytes:
+        """All bytes of a file, see ``open``."""
+        with self.open(path, at=at) as content:
+            return b"".join(content.read(offset, _CHUNK) for offset in range(0, content.size, _CHUNK))
+
+    @property
+    def _history(self) -> "History":
+        from snapshots.history import History
+
+        return History(self._store, self.id)
+
+    def _settle(self, *, seal: bool) -> None:
+        """Have the store know what is asked about."""
+        record = self.record
+        if not record.is_live:
+            raise RunState(f"run {record.label} has been {record.state}: its history is gone")
+        state = self.state
+        if state == "crashed":
+            self.recover()
+        elif state == "active" and seal:
+            self.seal()

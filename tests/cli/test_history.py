@@ -1,0 +1,84 @@
+"""``snapshot``, ``snapshots``, ``fork``, ``rewind`` and ``cat`` as processes, on real runs."""
+
+from pathlib import Path
+
+import pytest
+
+from goexfs.cli.errors import STATUS
+from snapshots.errors import HistoryGone, RunExists, RunUnknown, SnapshotExists, SnapshotUnknown
+from tests.cli.conftest import Command
+
+
+@pytest.fixture
+def work(goexfs: Command) -> str:
+    """A kept run with two snapshots: ``one`` and ``s1``."""
+    run = goexfs.kept("echo 1 > file; echo x > other", name="work")
+    assert goexfs("snapshot", run, "one", "-m", "the first").stdout == "work@one\n"
+    goexfs("run", "--run", run, "--keep", "--", "sh", "-c", "echo 2 > file; mkdir dir; echo d > dir/d")
+    assert goexfs("snapshot", run).stdout == "work@s1\n"
+    goexfs("run", "--run", run, "--keep", "--", "sh", "-c", "echo 3 > file; rm other")
+    return run
+
+
+def names(goexfs: Command, ref: str) -> list[str]:
+    done = goexfs("diff", ref, "--name-status")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_snapshots(goexfs: Command, work: str) -> None:
+    listed = goexfs("snapshots", "work").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [["~2", "one"], ["~1", "s1"]]
+    assert listed[1].endswith("the first")
+    document = goexfs.json("snapshots", work)
+    assert [(s["name"], s["kind"], s["message"]) for s in document["snapshots"]] == [
+        ("one", "user", "the first"), ("s1", "user", ""),
+    ]  # fmt: skip
+    assert goexfs("snapshot", work, "one").returncode == STATUS[SnapshotExists]
+    assert goexfs("snapshot", work, "--delete").returncode == 2
+    assert goexfs("snapshot", work, "one", "--delete").returncode == 0
+    assert goexfs("snapshot", work, "one", "--delete").returncode == STATUS[SnapshotUnknown]
+
+
+def test_points(goexfs: Command, work: str) -> None:
+    assert goexfs("cat", "work@one", "file").stdout == "1\n"
+    assert goexfs("cat", "@@one", "file").stdout == "1\n"
+    assert goexfs("cat", "@~1", "file").stdout == "2\n"
+    assert goexfs("cat", work, "file").stdout == "3\n"
+    assert goexfs("cat", work, "README", text=False).stdout == (goexfs.cwd / "README").read_bytes()
+    assert names(goexfs, "work@one") == ["A\tfile", "A\tother"]
+    assert names(goexfs, "work@~1") == ["A\tdir", "A\tdir/d", "A\tfile", "A\tother"]
+    assert names(goexfs, "work@{1 hour ago}") == []
+    for point, error in (("two", SnapshotUnknown), ("~9", SnapshotUnknown), ("#99999", HistoryGone)):
+        done = goexfs("diff", f"work@{point}")
+        assert done.returncode == STATUS[error], done
+        assert done.stderr.count("\n") == 1
+    done = goexfs("merge", "work@one")
+    assert done.returncode == STATUS[RunUnknown] and "goexfs fork" in done.stderr
+
+
+def test_fork(goexfs: Command, work: str, fresh_base: Path) -> None:
+    made = goexfs("fork", "work@one", "branch")
+    assert made.returncode == 0, made.stderr
+    assert goexfs("fork", "work", "branch").returncode == STATUS[RunExists]
+    goexfs("run", "--run", "branch", "--keep", "--", "sh", "-c", "echo b > file; echo new > new")
+    assert goexfs("discard", "work").returncode == 0
+    assert names(goexfs, "branch") == ["A\tfile", "A\tnew", "A\tother"]
+    assert goexfs.json("fork", "branch")["name"] is None
+    assert goexfs("merge", "branch").returncode == 0
+    assert (fresh_base / "file").read_text() == "b\n"
+    assert goexfs("fsck").returncode == 0
+
+
+def test_rewind(goexfs: Command, work: str) -> None:
+    done = goexfs("rewind", "work@one", "file")
+    assert done.returncode == 0, done.stderr
+    assert names(goexfs, work) == ["A\tdir", "A\tdir/d", "A\tfile"]
+    assert goexfs("cat", work, "file").stdout == "1\n"
+    done = goexfs("rewind", "work@one")
+    assert names(goexfs, work) == names(goexfs, "work@one")
+    assert done.stderr.startswith("goexfs: took back ")
+    assert goexfs.json("rewind", "work@one") == {"run": work, "nodes": 0, "before": None}
+    assert goexfs("rewind", "work").returncode == 0
+    assert names(goexfs, work) == ["A\tdir", "A\tdir/d", "A\tfile"], "a rewind can be rewound"
+    assert goexfs("fsck").returncode == 0
