@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -216,3 +217,18 @@ def test_every_error_is_one_harmless_line(kind: type[GoexfsError]) -> None:
     failure = errors.Failure(kind("bad \x1b[2J\nnews"))
     assert failure.exit_code == errors.STATUS[kind]
     assert errors.describe(failure.error) == ["goexfs: bad \\x1b[2J\\nnews"]
+
+
+def test_no_fusermount(user: OrdinaryUser, fresh_base: Path) -> None:
+    """Whoever installed it elsewhere is helped by the usual places, so it is taken away by an empty file over it."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can take the program away")
+    found = shutil.which("fusermount3")
+    assert found is not None
+    script = 'mount --bind /dev/null "$0" && exec "$@"'
+    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, os.path.realpath(found)]
+    done = subprocess.run(
+        [*argv, *user.wrap([*GOEXFS, "run", "--", "true"])],
+        cwd=fresh_base, env=user.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    refused(done, 88)
