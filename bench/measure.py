@@ -48,9 +48,9 @@ def drop_caches() -> None:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def shell(script: str, place: Path, base: Path) -> float:
+def shell(script: str, place: Path) -> float:
     """Run a workload's script in ``place``; the seconds it took.  RuntimeError when it fails."""
-    environ = {**os.environ, "BENCH": str(base.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     started = time.perf_counter()
     done = subprocess.run(
         ["sh", "-euc", script], cwd=place, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -68,14 +68,14 @@ def once(workload: Workload, subject: Subject, base: Path, place: Path) -> float
     try:
         with subject.mount(base, work, workload.writes) as root:
             if workload.before:
-                shell(workload.before, root, base)
+                shell(workload.before, root)
             if workload.caches == "warm":
-                shell(workload.script, root, base)
+                shell(workload.script, root)
                 if workload.before:
-                    shell(workload.before, root, base)
+                    shell(workload.before, root)
             elif workload.caches == "cold":
                 drop_caches()
-            return shell(workload.script, root, base)
+            return shell(workload.script, root)
     finally:
         shutil.rmtree(work)
 

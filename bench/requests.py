@@ -19,11 +19,11 @@ def requests(workload: Workload, trees: Trees, place: Path) -> dict[str, int]:
     with tempfile.TemporaryDirectory(dir=place) as work, mounted(base, Path(work)) as mount:
         mount.wait_watched()
         if workload.before:
-            shell(workload.before, mount.path, base)
+            shell(workload.before, mount.path)
         if workload.caches == "warm":
-            shell(workload.script, mount.path, base)
+            shell(workload.script, mount.path)
             if workload.before:
-                shell(workload.before, mount.path, base)
+                shell(workload.before, mount.path)
         with mount.counting() as counted:
-            shell(workload.script, mount.path, base)
+            shell(workload.script, mount.path)
     return {name: number for name, number in counted.most_common() if name not in ASYNCHRONOUS}

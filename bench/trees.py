@@ -5,6 +5,7 @@ Owns what is in them.  The sizes are those of the issue's targets, divided by ``
 
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -44,7 +45,13 @@ def project(base: Path, _scale: int) -> None:
         (base / "lib" / f"added{number}.py").write_text(f"N = {number}\n" * 50)
     _git(base, "add", "-A")
     _git(base, "commit", "-qm", "second")
-    subprocess.run(["tar", "-C", base, "-cf", base.parent / "library.tar", "lib"], check=True)
+
+
+def archive(base: Path, _scale: int) -> None:
+    """A tar of an interpreter's library."""
+    copy_of_standard_library(base / "lib", enough=2400)
+    subprocess.run(["tar", "-C", base, "-cf", base / "library.tar", "lib"], check=True)
+    shutil.rmtree(base / "lib")
 
 
 def many(base: Path, scale: int) -> None:
@@ -87,7 +94,7 @@ def huge(base: Path, _scale: int) -> None:
 
 
 BUILDERS: dict[str, Callable[[Path, int], None]] = {
-    builder.__name__: builder for builder in (empty, project, many, wide, large, huge)
+    builder.__name__: builder for builder in (empty, project, archive, many, wide, large, huge)
 }
 
 
