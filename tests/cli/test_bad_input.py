@@ -229,6 +229,7 @@ def test_no_fusermount(user: OrdinaryUser, fresh_base: Path) -> None:
     argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, os.path.realpath(found)]
     done = subprocess.run(
         [*argv, *user.wrap([*GOEXFS, "run", "--", "true"])],
-        cwd=fresh_base, env=user.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        cwd=fresh_base, env=user.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=60, check=False,
     )  # fmt: skip
     refused(done, 88)
