@@ -26,6 +26,7 @@ PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 _ACL = b"system.posix_acl_"
+_EXEC = 0x20  # <linux/fs.h>: __FMODE_EXEC, set when execve(2) opens
 
 
 class Adapter(pyfuse3.Operations):
@@ -241,11 +242,24 @@ class Adapter(pyfuse3.Operations):
             raise
         if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
             self._push(handle)
+        if self._recording is not None:
+            self._record_reading(handle, ctx.pid)
         number = self._number(handle)
         if not ctx.uid:
             self._roots.add(number)
             self._keep_privileges(node, mode)
         return FileInfo(fh=number, keep_cache=True)
+
+    def _record_reading(self, handle: Handle, pid: int) -> None:
+        node = handle.node
+        assert self._recording is not None
+        if node.content is None and node.base_dir is not None and handle.flags & os.O_ACCMODE != os.O_WRONLY:
+            above = node.base_dir.path
+            path = above + b"/" + node.base_name if above else node.base_name
+            identity = node.identity if node.changed and node.identity is not None else node.base_identity()
+            self._recording.read(node.ino, pid, path, identity)
+        if handle.flags & _EXEC:
+            self._recording.executes(pid)
 
     def _push(self, handle: Handle) -> None:
         """Put a small content into the page cache, so that reading it needs no request.

@@ -11,15 +11,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshots.journal import Change, JournalWriter, Process
+import msgspec
+
+from snapshots.entries import Identity
+from snapshots.journal import Change, JournalWriter, Process, Read
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
 KNOWN_LIMIT = 4096
 COMMAND_LIMIT = 4096
 """Bytes of a command line that are recorded."""
+READS_LIMIT = 65536
 ANCESTORS = 16
 """How far up the chain of parents is recorded."""
+
+_Key = tuple[int, int, bytes, tuple[bytes, ...]]
 
 
 class Recording:
@@ -27,12 +33,36 @@ class Recording:
 
     def __init__(self, directory: Path, first: int) -> None:
         self._writer = JournalWriter(directory, first, time.time_ns())
-        self._numbers: dict[tuple[int, int, bytes, tuple[bytes, ...]], int] = {}
-        self._recent: dict[int, tuple[int, float]] = {}
+        self._segment = first
+        self._numbers: dict[_Key, int] = {}
+        """of processes that the current segment describes (J5)"""
+        self._recent: dict[int, tuple[int, float, bytes]] = {}
+        self._described: dict[int, Process] = {}
+        """by number, those of former segments too: who has a file open stays responsible for what it writes"""
+        self._read: set[int] = set()
+        """inode numbers of base files whose reading is recorded"""
 
     def append(self, change: Change) -> None:
         """Write a change.  OSError (ENOSPC) when there is no room."""
+        if 0 < change.process < self._segment:
+            change = msgspec.structs.replace(change, process=self._described_again(change.process))
         self._writer.append(change)
+
+    def read(self, ino: int, pid: int, path: bytes, identity: Identity) -> None:
+        """A base file is being read; the first time counts.  Never fails: to read needs no room."""
+        if ino in self._read:
+            return
+        if len(self._read) >= READS_LIMIT:
+            self._read.clear()  # some are recorded once more
+        self._read.add(ino)
+        try:
+            self._writer.append(Read(time.time_ns(), self.number_of(pid), path, identity))
+        except OSError:
+            self._read.discard(ino)
+
+    def executes(self, pid: int) -> None:
+        """A process is about to become another program."""
+        self._recent.pop(pid, None)
 
     def number_of(self, pid: int) -> int:
         """The number of a process in the journal, which is the number of the record that describes it;
@@ -43,12 +73,13 @@ class Recording:
             return 0  # the kernel itself, or a process in a namespace that we do not see into
         recent = self._recent.get(pid)
         now = time.monotonic()
-        if recent is not None and now < recent[1]:
+        executable = _executable(pid)
+        if recent is not None and now < recent[1] and recent[2] == executable:
             return recent[0]
         number = self._look_up(pid, ANCESTORS)
         if len(self._recent) >= KNOWN_LIMIT:
             self._recent.clear()
-        self._recent[pid] = (number, now + FRESH_S)
+        self._recent[pid] = (number, now + FRESH_S, executable)
         return number
 
     def _look_up(self, pid: int, depth: int) -> int:
@@ -65,15 +96,30 @@ class Recording:
         if known is not None:
             return known
         above = self._look_up(parent, depth - 1)
-        number = self._writer.next
+        return self._describe(key, Process(pid, started, above, executable, command, time.time_ns()))
+
+    def _describe(self, key: "_Key", process: Process) -> int:
         try:
-            self._writer.append(Process(pid, started, above, executable, command, time.time_ns()))
+            number = self._writer.append(process)
         except OSError:
             return 0  # no room: the change itself will say so
         if len(self._numbers) >= KNOWN_LIMIT:
             self._numbers.clear()  # some are described once more; nothing is confused
         self._numbers[key] = number
+        self._described[number] = process
         return number
+
+    def _described_again(self, number: int) -> int:
+        """The number that a process of a former segment has in this one."""
+        process = self._described.get(number)
+        if process is None:
+            return 0
+        key = (process.pid, process.started, process.executable, process.command)
+        known = self._numbers.get(key)
+        if known is not None:
+            return known
+        above = self._described_again(process.parent) if process.parent else 0
+        return self._describe(key, msgspec.structs.replace(process, parent=above))
 
     def rotate(self) -> int:
         """A checkpoint begins: the number of the first record that will not be in it.
@@ -82,7 +128,10 @@ class Recording:
         """
         self._numbers.clear()
         self._recent.clear()
-        return self._writer.rotate(time.time_ns())
+        for number in list(self._described)[:-KNOWN_LIMIT]:
+            del self._described[number]
+        self._segment = self._writer.rotate(time.time_ns())
+        return self._segment
 
     def syncer(self) -> Callable[[], None]:
         """What makes everything recorded so far survive a power cut; for a worker thread."""

@@ -97,7 +97,7 @@ class Changes:
             Change(
                 op,
                 now_ns,
-                self.process,
+                0 if op is Op.FOLLOW else self.process,
                 node.ino,
                 path_of(links[-1]) if links else path_of(*node.names()[:1]),
                 tuple(entry_of(each) for each in self._untold.values()),
@@ -127,15 +127,20 @@ class Changes:
         node.changed |= bits
         node.face = None
         self.nodes[node.ino] = node
-        if node.kept:
-            return
-        node.kept = True
-        self._untold[node.ino] = node
-        for directory, name in node.names():
-            self.links.add((directory, name))
-            self._untold_links.add((directory, name))
-            if not directory.kept:
-                self.keep(directory, 0)
+        new = [] if node.kept else [node]
+        while new:
+            node = new.pop()
+            if node.kept:
+                continue
+            if node.identity is None:
+                self.before(node)
+            node.kept = True
+            node.face = None
+            self.nodes[node.ino] = self._untold[node.ino] = node
+            for directory, name in node.names():
+                self.links.add((directory, name))
+                self._untold_links.add((directory, name))
+                new.append(directory)
 
     def take(self) -> tuple[dict[int, Node], Names]:
         """Hand out what changed and start anew."""
