@@ -54,6 +54,8 @@ def main(channel: socket.socket) -> int:
         store = Store.open(Path(os.fsdecode(assignment.store)), create=False)
         _log_to(store.runs.directory(assignment.run_id) / LOG)
     except Exception as error:
+        for fd in descriptors:
+            os.close(fd)  # the run's lock: whoever hears of the failure cleans up at once
         channel.sendall(msgspec.msgpack.encode(Report(os.getpid(), fault_of(error))))
         return 1
     _raise_limits()

@@ -4,6 +4,7 @@ Owns the beginning of a run: checks, record, lock, server.  What is done with it
 ``RunStore`` belongs to one thread.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from goexfs.session.history import split
 from goexfs.session.home import default_store_path
 from goexfs.session.launch import LOG, Assignment
 from goexfs.session.run import OnExit, Session
-from snapshots.errors import RunState, RunUnknown
+from snapshots.errors import GoexfsError, RunState, RunUnknown
 from snapshots.names import readable
 from snapshots.runs import Run, RunLock
 from snapshots.store import Store
@@ -180,8 +181,9 @@ class RunStore:
                 with self.store.runs.lock(record.id) as lock:
                     return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
-                self.store.discard(record.id)  # there was never anything in it
-                self.store.runs.forget(record.id)
+                with contextlib.suppress(GoexfsError):  # what went wrong first is what the user has to know
+                    self.store.discard(record.id)  # there was never anything in it
+                    self.store.runs.forget(record.id)
                 raise
         except BaseException:
             server.let_go()

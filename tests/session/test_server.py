@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from goexfs.fuse import device
-from goexfs.session import RunStore, birth, control, mounts
+from goexfs.session import RunStore, birth, control, launch, mounts
 from goexfs.session.control import Question
 from goexfs.session.errors import ServerError
-from snapshots.errors import RunUnknown
+from snapshots.errors import RunUnknown, StoreMissing
 from tests.support.commands import CHECKOUT, eventually
 from tests.support.users import OrdinaryUser
 
@@ -246,9 +246,15 @@ def test_a_prepared_server_that_is_not_wanted_ends(goexfs_home: Path) -> None:
     before = set(os.listdir("/proc"))
     python(program, goexfs_home)
 
+    def command(pid: str) -> bytes:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:  # ended meanwhile
+            return b""
+
     def ours() -> set[str]:
         new = {name for name in os.listdir("/proc") if name.isdigit()} - before
-        return {pid for pid in new if b"birth.prepare" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        return {pid for pid in new if b"birth.prepare" in command(pid)}
 
     assert eventually(lambda: not ours(), within=10)
 
@@ -371,3 +377,17 @@ def test_forgotten(store: RunStore, fresh_base: Path) -> None:
         pass
     with pytest.raises(RunUnknown):
         run.record  # noqa: B018
+
+
+def test_a_server_that_cannot_open_the_store_gives_the_lock_back(store: RunStore, fresh_base: Path, area: Path) -> None:
+    run = store.start(fresh_base)
+    run.keep()
+    nowhere, base = os.fsencode(area / "nowhere"), os.fsencode(fresh_base)
+    assignment = launch.Assignment(nowhere, run.id, base, nowhere, (), False, True, False)
+    server = launch.Server.take()
+    lock = store.store.runs.lock(run.id)
+    with pytest.raises(StoreMissing):
+        server.assign(assignment, lock.fileno(), area / "server.log")
+    lock.release()
+    server.let_go()
+    store.store.runs.lock(run.id).release()
