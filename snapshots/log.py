@@ -1,6 +1,6 @@
 """What happened in a run, and who did it: the journal read for people.
 
-Owns the step from records to *events* (one per change, consecutive writes of one process to one file as one) and the
+Owns the step from records to *events* (one per change; consecutive writes of one process to one file are one) and the
 questions asked of them: which process wrote a path, which paths a command wrote.  Pure; knows no store and no file
 (``snapshots.logbook`` reads and keeps them).  Any thread; one `Log` belongs to one at a time.
 """
@@ -20,6 +20,7 @@ EXCHANGE = "exchange"
 """``Event.op`` of a rename that swapped two names."""
 UNLINK = "unlink"
 _CONTENT = frozenset({"create", "write", "truncate", REWIND})
+_MERGED = frozenset({"write", "setattr"})
 _SHELLS = frozenset({b"sh", b"bash", b"dash", b"zsh", b"ksh", b"busybox", b"fish"})
 _SANDBOX = b"bwrap"
 MERGE_NS = 60 * 10**9
@@ -93,7 +94,8 @@ class Log:
         if (
             self._merge
             and last is not None
-            and event.op == last.op == "write"
+            and event.op == last.op
+            and event.op in _MERGED
             and (event.ino, event.process, event.path) == (last.ino, last.process, last.path)
             and event.last_ns - last.last_ns < MERGE_NS
         ):

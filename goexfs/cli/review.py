@@ -27,27 +27,48 @@ DIFFERENT = 1
 @click.option("--name-status", "form", flag_value="name-status", help="One line per change: A M D R T X, and the path.")
 @click.option("--stat", "form", flag_value="stat", help="How many lines changed, per file.")
 @click.option("--json", "form", flag_value="json", help="Print one JSON document.")
+@click.option("--by-process", is_flag=True, help="Name-status (or JSON), grouped by the command that made the changes.")
+@click.option("--process", metavar="PATTERN", help="Only what commands matching PATTERN, or what they started, wrote.")
 @click.option("-z", "zero", is_flag=True, help="Name-status with raw bytes and NUL instead of quotes and newlines.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 when there are changes, 0 when there are none.")
 @color_option
 @click.pass_context
 def diff_command(
-    ctx: click.Context, ref: str, paths: tuple[bytes, ...], form: str | None, zero: bool, exit_code: bool, color: str
-) -> None:
+    ctx: click.Context, ref: str, paths: tuple[bytes, ...], form: str | None, by_process: bool, process: str | None,
+    zero: bool, exit_code: bool, color: str,
+) -> None:  # fmt: skip
     """Show what RUN changed, below each PATH or everywhere; a mounted run as it is at this moment.
 
+    PATTERN is a part of a command line or, with * ? or [, a glob for all of it.
     With a POINT, what it had changed then: @NAME of a snapshot, @~1 the latest one, @{TIME}, @#RECORD.
     """
     import goexfs
 
     if zero and form not in (None, "name-status"):
         raise click.UsageError("-z goes with --name-status only")
+    if by_process and (zero or form not in (None, "name-status", "json")):
+        raise click.UsageError("--by-process goes with --name-status or --json only")
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
         below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
         changes = run.diff(paths=below, at=at)
-        print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
+        if process is not None:
+            written = run.paths_written_by(process)
+            changes = [change for change in changes if {change.path, change.old_path} & written]
+        if by_process:
+            _print_groups(run, changes, as_json=form == "json", color=color)
+        else:
+            print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
     ctx.exit(DIFFERENT if exit_code and changes else 0)
+
+
+def _print_groups(run: "RunHandle", changes: Sequence["Change"], *, as_json: bool, color: str) -> None:
+    from goexfs.cli.log import grouped, grouped_fields
+
+    if as_json:
+        print_json(grouped_fields(run, changes))
+    else:
+        pager.page(grouped(run, changes, color=use_color(color)))
 
 
 def print_changes(

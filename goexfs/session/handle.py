@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from goexfs.session import birth, checks, control, mounts, processes
+from goexfs.session.account import Account
 from goexfs.session.errors import ServerError
 from goexfs.session.history import Past
 from snapshots.base import BaseTree
@@ -33,7 +34,7 @@ EXACT_COUNT_LIMIT = 500
 _EXIT_SECONDS = 30.0
 
 
-class RunHandle(Past):
+class RunHandle(Past, Account):
     """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
 
     def __init__(self, store: Store, record: Run) -> None:

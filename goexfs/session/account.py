@@ -1,0 +1,102 @@
+"""What a run did, and which of its processes did it.
+
+Owns what these questions mean for a run in each state: of a mounted run the answer is what has been acknowledged so
+far, and a crashed one need not be recovered for them.  The library below does the work (``snapshots.log``,
+``snapshots.logbook``).  Belongs to the thread of its store.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from snapshots.runs import Run
+from snapshots.store import Store
+
+if TYPE_CHECKING:
+    from snapshots.changes import Change
+    from snapshots.journal import Process
+    from snapshots.log import Author, Log, ReadEvent
+
+POLL_SECONDS = 0.2
+
+
+class Account:
+    """The questions of a ``RunHandle``, which has the rest, about what happened."""
+
+    id: str
+    _store: Store
+    record: Run
+    state: object
+
+    def log(self, *, inherited: bool = False) -> "Log":
+        """Everything the run did, in order, as far as it is kept; with ``inherited`` also what a fork's parents did
+        before it.  Raises ``RunState`` for a run that is over.
+        """
+        from snapshots.logbook import read
+
+        return read(self._store, self.id, inherited=inherited)
+
+    def follow(self) -> "Iterator[Log]":
+        """What the run does from now on, in pieces, each with the processes known so far; ends when it is unmounted."""
+        from snapshots.log import Log
+        from snapshots.logbook import Follower
+
+        known = self.log()
+        last = max((event.last for event in known.events), default=0)
+        follower = Follower(self._store, self.id)
+        follower.begin(last + 1)
+        while True:
+            active = self.state == "active"
+            piece = Log()
+            piece.processes = known.processes
+            follower.more(piece.add)
+            if piece.events:
+                yield piece
+            if not active:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def blame(self, path: bytes) -> "Author | None":
+        """Who wrote a path (relative to the base) last: process, parents and event; None when nothing is known of it.
+
+        Renames and hard links are followed, and a fork knows what its parents did.
+        """
+        from snapshots.log import blame
+
+        return blame(self.log(inherited=True), path.strip(b"/"))
+
+    def reads(self) -> "list[ReadEvent]":
+        """Which base files the run read, each with its identity at that time, sorted by path.
+
+        A file that changed meanwhile, and was read again, is there twice.
+        """
+        from snapshots.logbook import reads
+
+        return reads(self._store, self.id)
+
+    def paths_written_by(self, pattern: str) -> frozenset[bytes]:
+        """Paths that were written by processes, or descendants of such, whose command line matches a pattern.
+
+        A pattern with ``*``, ``?`` or ``[`` is a glob over the whole command line, any other is a part of it.
+        """
+        from snapshots.log import paths_written_by
+
+        return paths_written_by(self.log(inherited=True), pattern)
+
+    def by_process(self, changes: "list[Change]") -> "list[tuple[tuple[Process, ...], list[Change]]]":
+        """Changes by who made them last: (the process, its parent, and so on; changes), in order of first appearance.
+
+        Processes with one command line are one; the changes of whom nobody knows come last, with no process.
+        """
+        from snapshots.log import Authors
+
+        authors = Authors(self.log(inherited=True))
+        groups: dict[tuple[bytes, ...], tuple[tuple[Process, ...], list[Change]]] = {}
+        for change in changes:
+            author = authors.last(change.path)
+            if author is None and change.old_path is not None:
+                author = authors.last(change.old_path)
+            lineage = author.lineage if author is not None else ()
+            key = (lineage[0].command or (lineage[0].executable,)) if lineage else ()
+            groups.setdefault(key, (lineage, []))[1].append(change)
+        return sorted(groups.values(), key=lambda group: not group[0])
