@@ -25,7 +25,12 @@ from snapshots.entries import INLINE_LIMIT
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
-_ACL = b"system.posix_acl_"
+_XATTRS = (b"user.", b"trusted.", b"security.")
+"""The namespaces there are.  POSIX ACLs ("system.") are as on a filesystem mounted with noacl, neither shown nor taken:
+
+nobody evaluates them, and the mode that one implies would not be set.  Refused, programs (sed -i, cp -p) set the mode
+instead.  Those of base files survive copy-up and merge.
+"""
 _EXEC = 0x20  # <linux/fs.h>: __FMODE_EXEC, set when execve(2) opens
 
 
@@ -198,22 +203,26 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def getxattr(self, ino: int, name: bytes, ctx: RequestContext) -> bytes:
+        if not name.startswith(_XATTRS):
+            raise FUSEError(errno.EOPNOTSUPP)
         return self._overlay.getxattr(self._node(ino), name)
 
     @request
     def listxattr(self, ino: int, ctx: RequestContext) -> Sequence[bytes]:
-        return self._overlay.listxattr(self._node(ino))
+        # The kernel answers ENODATA to whoever asks for a trusted one without CAP_SYS_ADMIN, but leaves the list to us.
+        seen = (b"user.", b"security.") if ctx.uid else _XATTRS
+        return [name for name in self._overlay.listxattr(self._node(ino)) if name.startswith(seen)]
 
     @request
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
-        if name.startswith(_ACL):
-            # Kept like any other attribute it would be a lie: nobody evaluates it, and the mode it implies would not be
-            # set.  Refused, programs (sed -i, cp -p) set the mode instead.
+        if not name.startswith(_XATTRS):
             raise FUSEError(errno.EOPNOTSUPP)
         self._overlay.setxattr(self._changed_by(ctx, ino), name, value)
 
     @request
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
+        if not name.startswith(_XATTRS):
+            raise FUSEError(errno.EOPNOTSUPP)
         self._overlay.removexattr(self._changed_by(ctx, ino), name)
 
     @request

@@ -7,7 +7,7 @@ import random
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -57,8 +57,8 @@ def test_rename_refuses(top: Path) -> None:
     fails(errno.ENOENT, os.rename, top / "absent", top / "new")
     fails(errno.ENOENT, os.rename, top / "file", top / "absent" / "new")
     fails(errno.ENOTDIR, os.rename, top / "file", top / "big" / "new")
-    fails(errno.EBUSY, os.rename, top / "dir", top / "dir" / "..")
-    fails(errno.EBUSY, os.rename, top / "dir" / ".", top / "new")
+    fails(errno.EBUSY, os.rename, top / "dir", f"{top}/dir/..")
+    fails(errno.EBUSY, os.rename, f"{top}/dir/.", top / "new")
     fails(errno.ENAMETOOLONG, os.rename, top / "file", top / ("n" * 256))
 
 
@@ -178,15 +178,10 @@ def test_removal_refuses(top: Path) -> None:
     fails(errno.ENOTEMPTY, os.rmdir, top / "dir")
     fails(errno.ENOTDIR, os.rmdir, top / "file")
     fails(errno.EISDIR, os.unlink, top / "dir")
-    fails(errno.EINVAL, libc_rmdir, top / "dir" / ".")
-    fails(errno.ENOTEMPTY, libc_rmdir, top / "dir" / "sub" / "..")
+    fails(errno.EINVAL, os.rmdir, f"{top}/dir/.")
+    fails(errno.ENOTEMPTY, os.rmdir, f"{top}/dir/sub/..")
     fails(errno.ENOTDIR, os.unlink, str(top / "file") + "/")
     fails(errno.ENOENT, os.unlink, top / "absent")
-
-
-def libc_rmdir(path: Path | str) -> None:
-    """rmdir(2); pathlib would have removed a dot."""
-    os.rmdir(str(path) if path.name != "." else str(path.parent) + "/.")
 
 
 def test_a_directory_made_anew_is_empty(top: Path) -> None:
@@ -229,7 +224,8 @@ def test_fifos_sockets_and_devices(place: Place) -> None:
         server.listen()
         client.connect(str(top / "socket"))
         assert stat.S_ISSOCK((top / "socket").stat().st_mode)
-        fails(errno.EADDRINUSE, socket.socket(socket.AF_UNIX).bind, str(top / "socket"))
+        with socket.socket(socket.AF_UNIX) as second:
+            fails(errno.EADDRINUSE, second.bind, str(top / "socket"))
     fails(errno.ENXIO, os.open, top / "socket", os.O_RDONLY)
     os.mknod(top / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
     os.mknod(top / "block", 0o600 | stat.S_IFBLK, os.makedev(200, 300))
@@ -422,10 +418,9 @@ def test_inotify_tells_of_changes(top: Path) -> None:
     assert set(expected) - {("big", 0x4)} <= set(told)
 
 
-def test_statfs(place: Place, forked: Callable[[Callable[[], object]], int]) -> None:
+def test_statfs(place: Place) -> None:
     st = os.statvfs(place.path / "file")
     assert st.f_namemax == 255
     assert 0 < st.f_bavail <= st.f_bfree <= st.f_blocks
     assert st.f_bsize >= 512
     assert os.pathconf(place.path, "PC_NAME_MAX") == 255
-    assert os.fstatvfs(os.open(place.path, os.O_PATH)).f_blocks == st.f_blocks
