@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from snapshots.database import Database
-from snapshots.entries import WHITEOUT, Changed, Checkpoint, Entry, UpperState
+from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Checkpoint, Entry, UpperState
 from snapshots.errors import HistoryGone, ObjectMissing, RunState, RunUnknown, StoreDamaged
 from snapshots.lease import NOBODY, Lease
 from snapshots.objects import Collected, Objects, Place
@@ -150,8 +150,9 @@ class Upper:
             # What was true at the position before this one is kept for the history, unless nobody wants one.
             closing = Closing(self._db, key, position, position - 1 if run.history_limit else max(held, default=0))
             closing.entries([ino for ino, _, _ in rows] + gone)
-            # A directory that is gone leaves the whiteouts that were in it.
-            unlinked += [(ino, name) for ino in gone for name in self._names_in(closing, ino, is_fork)]
+            # A directory that is gone leaves the whiteouts that were in it.  The root never is, without an entry too.
+            directories = [ino for ino in gone if ino != ROOT_INO]
+            unlinked += [(ino, name) for ino in directories for name in self._names_in(closing, ino, is_fork)]
             closing.links([*unlinked, *((parent, name) for parent, name, _ in links)])
             if is_fork:
                 rows += [(ino, 0, b"") for ino in gone]

@@ -7,10 +7,11 @@ A handler that let it through would end the session loop, and with it the mount.
 Threading: the event loop's thread, except for what is handed to `Threads`.
 """
 
+import contextlib
 import errno
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import trio
@@ -25,10 +26,25 @@ log = logging.getLogger(__name__)
 
 
 class Threads:
-    """Worker threads for what waits: the request's task waits with it, everybody else's goes on."""
+    """Worker threads for what waits: the request's task waits with it, everybody else's goes on.
+
+    And the one moment in which all requests wait: while the gate is closed.
+    """
 
     def __init__(self) -> None:
+        self.gate: trio.Event | None = None
+        """set again when it opens; None while it is open"""
         self._limiter = trio.CapacityLimiter(SLOW_REQUESTS)
+
+    @contextlib.contextmanager
+    def closed(self) -> Iterator[None]:
+        """Let no request begin meanwhile.  What waits for a request must not be waited for."""
+        self.gate = gate = trio.Event()
+        try:
+            yield
+        finally:
+            self.gate = None
+            gate.set()
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run something that waits.  Not cancelled halfway: somebody waits for the reply."""
@@ -57,6 +73,9 @@ def request(operation: Callable[..., Any]) -> Any:
     async def handler(self: Any, *arguments: Any) -> Any:
         try:
             while True:
+                if self.threads.gate is not None:
+                    await self.threads.gate.wait()
+                    continue
                 try:
                     return operation(self, *arguments)
                 except WouldBlock as blocked:

@@ -123,6 +123,17 @@ class Sealer:
                 self._room.set()
                 self._room = trio.Event()
 
+    async def with_store(self, work: Callable[[Store], T]) -> T:
+        """Do something with the store, in the sealing thread; nothing is sealed meanwhile."""
+        async with self._one_at_a_time:
+
+            def there() -> T:
+                if self._store is None:
+                    self._store = self._open_store()
+                return work(self._store)
+
+            return await self._in_thread(there)
+
     def _stored(self, batch: Batch) -> dict[int, Content]:
         if self._store is None:
             self._store = self._open_store()

@@ -20,7 +20,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from goexfs.fuse import device, wait
+from goexfs.fuse import device, rewinding, wait
 from goexfs.fuse.adapter import Adapter
 from goexfs.fuse.answering import SLOW_REQUESTS
 from goexfs.fuse.cache import Notifier
@@ -29,6 +29,7 @@ from goexfs.fuse.handshake import Handshake, HandshakeError
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
+from snapshots.errors import RunError
 from snapshots.store import Store
 
 MAX_TASKS = SLOW_REQUESTS + 16
@@ -39,6 +40,9 @@ a busy one makes requests ten times slower
 """
 FLUSH_SECONDS = 15.0
 """how long the kernel may take to write back what it holds"""
+REWIND_ATTEMPTS = 5
+REWIND_SECONDS = 10.0
+"""how long the kernel may take to forget what a rewind changed, before the rewind is reported as done"""
 HANG_UP_SECONDS = 0.1
 """how long the kernel may take to end the session after the last unmount"""
 
@@ -64,6 +68,8 @@ class Service:
         """*open_store* opens the store once more, for the thread that seals; *recording* is the run's journal."""
         self.overlay = overlay
         self.mountpoint = mountpoint
+        self._run_id = run_id
+        self._recording = recording
         self._allow_other = allow_other
         # Root passes every check of mode bits, so nobody has to make them when nobody else gets in; with them the
         # kernel would ask for the attributes of the parent at every create, unlink and rename.
@@ -91,6 +97,32 @@ class Service:
         if self.adapter.has_writers:
             await self._flush_kernel()
         await self.sealer.seal()
+
+    async def rewind(self, position: int, paths: tuple[bytes, ...]) -> tuple[int, str]:
+        """Become what the run was at a position of its journal, or have only these paths become so.
+
+        Answers how many nodes are different now, and the name of a snapshot of what was there before.  Raises
+        `RunError` (and its kind), `StoreError`.
+        """
+        if self.adapter.has_writers:
+            await self._flush_kernel()  # not later: what it flushes comes as requests
+        with self.adapter.threads.closed():
+            for _ in range(REWIND_ATTEMPTS):
+                await self.sealer.seal()
+                plan = partial(rewinding.plan, self.overlay, self._run_id, position, paths)
+                planned = await self.sealer.with_store(plan)
+                if not self.overlay.dirty:  # the base may have changed meanwhile, and the run with it
+                    break
+            else:
+                raise RunError("the base changes so quickly that the run cannot be rewound; unmount it first")
+            if planned is None:
+                return 0, ""
+            stale = rewinding.carry_out(self.overlay, planned, self._recording)
+        if self.notifier is not None:
+            self.notifier.invalidate(stale)
+            await trio.to_thread.run_sync(self.notifier.idle().wait, REWIND_SECONDS, abandon_on_cancel=True)
+        await self.sealer.seal()
+        return len(planned.change.entries) + len(planned.change.gone), planned.snapshot
 
     def base_watched(self, watched: bool) -> None:
         """Changes of the base are reported from now on by `base_changed` (or no more)."""

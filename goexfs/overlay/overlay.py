@@ -18,6 +18,7 @@ from goexfs.overlay.names import Names
 from goexfs.overlay.nodes import File, Node
 from goexfs.overlay.outside import Outside
 from goexfs.overlay.restore import restore
+from goexfs.overlay.rewind import Rewinding
 from goexfs.overlay.sealing import Sealing
 from goexfs.overlay.view import View
 from snapshots.base import BaseTree
@@ -61,6 +62,7 @@ class Overlay:
         listings = Listings(view)
         sealing = Sealing(view)
         outside = Outside(view, files)
+        rewinding = Rewinding(view)
         # Bound once: a request reaches its operation without a frame in between.
         self.lookup = view.lookup
         self.remember = view.remember
@@ -93,6 +95,8 @@ class Overlay:
         self.give_back = sealing.give_back
         self.base_changed = outside.base_changed
         self.everything_changed = outside.everything_changed
+        self.prepare_rewind = rewinding.prepare
+        self.rewind = rewinding.apply
 
     @property
     def base_watched(self) -> bool:
@@ -102,6 +106,11 @@ class Overlay:
     @base_watched.setter
     def base_watched(self, watched: bool) -> None:
         self.view.base_watched = watched
+
+    @property
+    def next_ino(self) -> int:
+        """The first inode number that no node of this run ever had."""
+        return self.view.next_ino
 
     @property
     def dirty(self) -> bool:

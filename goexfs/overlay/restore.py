@@ -1,6 +1,6 @@
 """The upper of an earlier mount, back in memory.
 
-Owns the way from records to nodes.  Runs once, before the first request.
+Owns the way from records to nodes: `restore` runs once, before the first request; a rewind uses the rest.
 """
 
 import stat
@@ -19,13 +19,13 @@ def restore(view: View, state: UpperState) -> None:
     view.elsewhere = any(entry.origin is not None for entry in state.entries.values())
     for entry in state.entries.values():
         if entry.ino == ROOT_INO:
-            _fill(view, view.root, entry, dirs)
+            fill(view, view.root, entry, dirs)
         else:
             node = new_node(entry.ino, entry.mode)
-            _fill(view, node, entry, dirs)
+            fill(view, node, entry, dirs)
             view.register(node)
             if isinstance(node, Dir) and entry.origin is not None and not entry.opaque:
-                view.attach_base(node, _dir_at(view.base, entry.origin.path, dirs))
+                view.attach_base(node, dir_at(view.base, entry.origin.path, dirs))
     for parent_ino, names in state.links.items():
         parent = view.nodes.get(parent_ino)
         if not isinstance(parent, Dir):
@@ -40,16 +40,20 @@ def restore(view: View, state: UpperState) -> None:
                 child.add_name(parent, name)
 
 
-def _dir_at(base: BaseTree, path: bytes, dirs: dict[bytes, BaseDir]) -> BaseDir:
+def dir_at(base: BaseTree, path: bytes, dirs: dict[bytes, BaseDir]) -> BaseDir:
     """The base directory at *path*: one for all nodes that come from it."""
-    found = dirs.get(path)
-    if found is None:
-        above, _, name = path.rpartition(b"/")
-        found = dirs[path] = base.child(_dir_at(base, above, dirs), name)
+    missing = []
+    while path not in dirs:
+        missing.append(path)
+        path = path.rpartition(b"/")[0]
+    found = dirs[path]
+    for path in reversed(missing):
+        found = dirs[path] = base.child(found, path.rpartition(b"/")[2])
     return found
 
 
-def _fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> None:
+def fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> None:
+    """Make *node* what *entry* says, but for its names and (of a directory) what shows through."""
     node.mode, node.uid, node.gid, node.rdev = entry.mode, entry.uid, entry.gid, entry.rdev
     node.nlink, node.size = entry.nlink, entry.size
     node.atime_ns, node.mtime_ns, node.ctime_ns = entry.atime_ns, entry.mtime_ns, entry.ctime_ns
@@ -61,7 +65,7 @@ def _fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> N
     origin = entry.origin
     if origin is not None and node is not view.root:
         above, _, name = origin.path.rpartition(b"/")
-        node.base_dir, node.base_name = _dir_at(view.base, above, dirs), name
+        node.base_dir, node.base_name = dir_at(view.base, above, dirs), name
         node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity
     if isinstance(node, File) and entry.content is not None:
         base: BaseFile | None = None

@@ -62,7 +62,7 @@ class Sealing:
         jobs: list[Job] = []
         gone: list[int] = []
         for node in nodes.values():
-            if not node.nlink and node is not self._view.root:
+            if node is not self._view.root and not (node.nlink and node.kept):  # gone, or the base's again (a rewind)
                 if node.stored:
                     gone.append(node.ino)
                     node.stored = False

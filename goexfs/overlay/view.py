@@ -94,12 +94,19 @@ class View:
 
     def is_hidden(self, path: bytes) -> bool:
         """Whether *path* in the base is hidden, or lies below something that is."""
-        above, _, name = path.rpartition(b"/")
-        return name in self._hidden.get(above, ()) or (above != b"" and self.is_hidden(above))
+        while path and self._hidden:
+            path, _, name = path.rpartition(b"/")
+            if name in self._hidden.get(path, ()):
+                return True
+        return False
 
     def dir_over(self, path: bytes) -> Dir | None:
         """The loaded directory that the base directory at *path* shows through."""
         return self._dirs.get(path)
+
+    def loaded_dirs(self) -> list[tuple[bytes, Dir]]:
+        """Every loaded directory that shows one of the base, with that one's path."""
+        return list(self._dirs.items())
 
     # -- inode numbers
 
@@ -133,6 +140,11 @@ class View:
             self._aliases[(node.dev, node.base_ino)] = node
         elif node.dev:
             self._aliases.pop((node.dev, node.base_ino), None)
+
+    def forget_alias(self, node: Node) -> None:
+        """The base inode of *node* is no longer to be taken for it."""
+        if self._aliases.get((node.dev, node.base_ino)) is node:
+            del self._aliases[(node.dev, node.base_ino)]
 
     def unregister(self, node: Node) -> None:
         """Take a node out of the tables; its files are closed, its spool is removed."""
@@ -255,14 +267,18 @@ class View:
                 child.base_file.close()
                 child.base_file = None
 
-    def _leave(self, directory: Dir) -> None:
-        """The base no longer has the unchanged *directory*, nor anything below it."""
-        if directory.base is not None:
-            self.base.release(directory.base)
-            self.detach_base(directory)
-        for name, child in list(directory.children.items()):
-            if isinstance(child, Node):
-                self.drop_child(directory, name, child)
+    def _leave(self, top: Dir) -> None:
+        """The base no longer has the unchanged directory *top*, nor anything below it."""
+        directories = [top]
+        for directory in directories:  # which grows on the way
+            if directory.base is not None:
+                self.base.release(directory.base)
+                self.detach_base(directory)
+            directories += [child for child in directory.children.values() if isinstance(child, Dir)]
+        for directory in reversed(directories):
+            for name, child in list(directory.children.items()):
+                if isinstance(child, Node):
+                    self.drop_child(directory, name, child)
 
     def follow(self, directory: Dir, st: os.stat_result | None) -> None:
         """The base has another directory, or none, where the one was that shows through a kept *directory*."""
@@ -321,23 +337,23 @@ class View:
             self.release_if_unused(node)
 
     def release_if_unused(self, node: Node) -> None:
-        """Drop a node from memory unless something still needs it."""
-        if node.lookups or node.opens or node is self.root:
-            return
-        if (
-            node.nlink and node.kept
-        ):  # also without a name: a hard link of the base whose other names were never asked for
-            return
-        if isinstance(node, Dir) and node.parent is not None and any(c is not WHITEOUT for c in node.children.values()):
-            return
-        parents = [directory for directory, _ in node.names()]
-        for directory, name in node.names():
-            if directory.children.get(name) is node:
-                del directory.children[name]
-        node.parent, node.links = None, None
-        self.unregister(node)
-        for directory in parents:
-            self.release_if_unused(directory)
+        """Drop a node from memory unless something still needs it; then perhaps the directories above it."""
+        unused = [node]
+        while unused:
+            node = unused.pop()
+            if node.lookups or node.opens or node is self.root or self.nodes.get(node.ino) is not node:
+                continue
+            if node.nlink and node.kept:
+                continue  # also without a name: a hard link of the base whose other names were never asked for
+            if isinstance(node, Dir) and node.parent is not None:
+                if any(child is not WHITEOUT for child in node.children.values()):
+                    continue
+            for directory, name in node.names():
+                if directory.children.get(name) is node:
+                    del directory.children[name]
+                unused.append(directory)
+            node.parent, node.links = None, None
+            self.unregister(node)
 
     # -- the base below a node
 

@@ -14,6 +14,7 @@ import trio
 from goexfs.fuse.service import Service
 from goexfs.session import mounts
 from goexfs.session.control import MOST_BYTES, Answer, Question, Status, decode, encode, fault_of, is_friend
+from goexfs.session.errors import ServerError
 from snapshots.errors import GoexfsError
 from snapshots.names import readable
 
@@ -80,6 +81,7 @@ class Listening:
             question = decode(line, Question)
             act: dict[str, Callable[[Question], Awaitable[Answer]]] = {
                 "ping": self._ping, "status": self._status, "seal": self._seal, "stop": self._stop,
+                "rewind": self._rewind,
             }  # fmt: skip
             answer = await act[question.verb](question)
         except GoexfsError as error:
@@ -110,6 +112,13 @@ class Listening:
     async def _seal(self, _: Question) -> Answer:
         await self._service.seal_now()
         return Answer()
+
+    async def _rewind(self, question: Question) -> Answer:
+        try:
+            nodes, snapshot = await self._service.rewind(question.position, question.paths)
+        except OSError as error:
+            raise ServerError(f"the run could not be rewound: {error.strerror}; nothing was changed") from None
+        return Answer(nodes=nodes, snapshot=snapshot)
 
     async def _stop(self, question: Question) -> Answer:
         self._stoppers += 1

@@ -1,6 +1,8 @@
 """The past of real runs, through the Python API."""
 
 import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -169,3 +171,75 @@ def test_the_past_of_a_run_takes_no_more_than_it_may(store: RunStore, fresh_base
     with pytest.raises(HistoryGone):
         run.diff(at="#5")
     assert os.listdir(store.store.runs.directory(run.id) / "journal")
+
+
+def test_a_mounted_run_is_rewound(store: RunStore, fresh_base: Path) -> None:
+    with store.start(fresh_base) as run:
+        place = run.mountpoint
+        run.exec(["sh", "-c", "echo 1 > a; mkdir d; echo 1 > d/b; echo more >> src/pkg/core.py; chmod 600 README"])
+        run.snapshot("good")
+        shown = trees.picture(place)
+        inside = os.open(place / "d", os.O_RDONLY | os.O_DIRECTORY)
+        with open(place / "a", "r+") as held, open(place / "d" / "b") as b:
+            assert (place / "src" / "pkg" / "core.py").read_text().endswith("more\n")
+            mess = "echo 22222 > a; rm d/b; echo x > d/new; mv docs papers; rm src/tool.sh; chmod 644 README"
+            run.exec(["sh", "-c", f"{mess}; cat README src/pkg/*; echo evenmore >> src/pkg/core.py"], capture=True)
+            wrong = trees.picture(place)
+            done = run.rewind("good")
+            assert done.nodes and done.before is not None
+            assert trees.differences(shown, trees.picture(place)) == []
+            assert (place / "a").read_text() == "1\n"
+            assert held.read() == "22222\n", "an open file stays what it was"
+            held.write("into nowhere")
+            held.flush()
+            assert b.read() == "1\n"
+            assert (place / "a").read_text() == "1\n"
+            assert os.listdir(inside) == ["b"], "the directory is the same one"
+        os.close(inside)
+        run.rewind()
+        assert trees.differences(wrong, trees.picture(place)) == []
+        run.rewind("good", (b"a", b"docs"))
+        assert (place / "a").read_text() == "1\n" and (place / "docs").is_dir() and (place / "papers").is_dir()
+        assert (place / "d" / "new").exists()
+        run.rewind("#0")
+        assert trees.differences(trees.picture(fresh_base), trees.picture(place)) == []
+        assert run.diff() == []
+        run.rewind("good")
+        run.keep()
+    with store.resume(run) as session:
+        assert trees.differences(shown, trees.picture(session.mountpoint)) == []
+
+
+def test_a_rewind_while_programs_write(store: RunStore, fresh_base: Path) -> None:
+    with store.start(fresh_base) as run:
+        run.exec(["sh", "-c", "mkdir made; for i in $(seq 50); do echo $i > made/$i; done"])
+        run.snapshot("fifty")
+        each = "echo x >> made/$i; echo $i > made/new$i; mv made/new$i made/n$i"
+        script = f"while :; do for i in 1 2 3 4 5; do {each}; done; done"
+        writer = subprocess.Popen(["sh", "-c", script], cwd=run.mountpoint, stderr=subprocess.DEVNULL)
+        try:
+            for _ in range(5):
+                time.sleep(0.1)
+                run.rewind("fifty")
+                assert len(os.listdir(run.mountpoint / "made")) >= 49
+        finally:
+            writer.kill()
+            writer.wait()
+        run.rewind("fifty")
+        assert sorted(os.listdir(run.mountpoint / "made"), key=int) == [str(n) for n in range(1, 51)]
+        assert all((run.mountpoint / "made" / str(n)).read_text() == f"{n}\n" for n in range(1, 51))
+
+
+def test_a_server_that_dies_after_a_rewind(store: RunStore, fresh_base: Path) -> None:
+    with store.start(fresh_base) as run:
+        run.exec(["sh", "-c", "echo 1 > a"])
+        run.snapshot("good")
+        run.exec(["sh", "-c", "echo 2 > a; echo b > b"])
+        run.rewind("good")
+        run.exec(["sh", "-c", "echo c > c"])
+        os.kill(run.record.pid, signal.SIGKILL)
+        while run.state == "active":
+            time.sleep(0.01)
+        run.recover()
+        assert edited(run) == {b"a": "A", b"c": "A"}
+        assert run.cat(b"a") == b"1\n"

@@ -1,0 +1,54 @@
+"""What a rewind of a mounted run is made of, before and after the moment in which the view changes.
+
+Owns the plan (in the sealing thread, with its store) and the record of it.  When all this happens is `service`'s.
+"""
+
+import time
+from typing import NamedTuple
+
+import msgspec
+
+from goexfs.fuse.recording import Recording
+from goexfs.overlay import Invalidation, Overlay
+from goexfs.overlay.slowbase import SlowBaseTree
+from snapshots.entries import Checkpoint, UpperState
+from snapshots.errors import RunError
+from snapshots.history import History
+from snapshots.journal import MAX_BODY, encoded_size
+from snapshots.rewind import goal, record
+from snapshots.states import is_empty
+from snapshots.store import Store
+
+
+class Plan(NamedTuple):
+    """What is to change."""
+
+    current: UpperState
+    change: Checkpoint
+    snapshot: str
+    """names what was there before"""
+
+
+def plan(overlay: Overlay, run_id: str, position: int, paths: tuple[bytes, ...], store: Store) -> Plan | None:
+    """The plan; None when nothing is different.  Errors: HistoryGone, RunError, StoreError."""
+    if isinstance(overlay.view.base, SlowBaseTree):
+        raise RunError("the base is on a filesystem that may be slow to answer: unmount the run, then rewind it")
+    current = store.upper(run_id).load()
+    current = msgspec.structs.replace(current, next_ino=max(current.next_ino, overlay.next_ino))
+    change = goal(store, run_id, position, paths, current)
+    if is_empty(change):
+        return None
+    return Plan(current, change, History(store, run_id).snapshot(kind="rewind").name)
+
+
+def carry_out(overlay: Overlay, planned: Plan, recording: Recording | None) -> list[Invalidation]:
+    """Change the view, after writing the journal; what the kernel must forget.  Event loop's thread.
+
+    Errors: RunError when the record would be too long; OSError when there is no room for it.  Nothing has changed then.
+    """
+    now = time.time_ns()
+    change = overlay.prepare_rewind(planned.change)
+    outcome = record(change, planned.current, now)
+    if encoded_size(outcome) > MAX_BODY:
+        raise RunError("too much would change for a rewind of a mounted run: unmount it first")
+    return overlay.rewind(change, lambda: recording.append(outcome) if recording is not None else None, now)
