@@ -286,8 +286,13 @@ class Service:
             return
         command = [sync, "--file-system", os.fsdecode(self.mountpoint)]
         with trio.move_on_after(FLUSH_SECONDS) as timeout:
-            done = await trio.run_process(command, check=False, stdin=subprocess.DEVNULL, capture_stderr=True)
-            if done.returncode:
+            for _ in range(2):
+                done = await trio.run_process(command, check=False, stdin=subprocess.DEVNULL, capture_stderr=True)
+                if not done.returncode:
+                    break
+                # The kernel reports once what went wrong at any time before (EINTR, when somebody was killed while he
+                # wrote); the second answer is about what it holds now.
+            else:
                 said = done.stderr.decode(errors="replace").strip()
                 log.warning("the kernel's caches could not be flushed: %s", said)
         if timeout.cancelled_caught:
