@@ -86,6 +86,7 @@ def thin(store: Store, run_id: str, *, now_ns: int | None = None, rows: int = _R
     gone = [size for first, following, size in sizes if following <= cut]
     if gone:
         fold(store, run_id, cut)
+        store.sync()  # what the segments had, a checkpoint has; now also after a power cut
         with durable.reporting(f"cannot shorten the journal of run {run_id}"):
             journal.drop_before(store.runs.directory(run_id) / "journal", cut)
     return Thinned(len(old) + len(dropped), objects, freed, len(gone), sum(gone))

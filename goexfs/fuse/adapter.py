@@ -172,10 +172,6 @@ class Adapter(pyfuse3.Operations):
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
         )
-        if fields.update_mtime and isinstance(node, File) and node.writers:
-            # The writeback cache: the kernel keeps the times of what it has open, and tells of every new one.  Pages
-            # that it wrote back in the background can arrive after that, and must not make the file look younger.
-            node.timed = True
         if fields.update_size and mode is None and not ctx.uid:
             self._keep_privileges(node, before)
         return self._face(node)
@@ -249,6 +245,7 @@ class Adapter(pyfuse3.Operations):
                 self.faces.stale(self._overlay.base_changed(above + b"/" + node.base_name if above else node.base_name))
                 raise FUSEError(errno.ESTALE) from None
             raise
+        self._leave_times_to_the_kernel(handle)
         if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
             self._push(handle)
         if self._recording is not None:
@@ -269,6 +266,15 @@ class Adapter(pyfuse3.Operations):
             self._recording.read(node.ino, pid, path, identity)
         if handle.flags & _EXEC:
             self._recording.executes(pid)
+
+    def _leave_times_to_the_kernel(self, handle: Handle) -> None:
+        """With the writeback cache the kernel keeps the times of what is open for writing, and tells of every new one.
+
+        Pages reach us later than the write(2) that made them, and must not make the file look younger.  A write in
+        the clock tick in which the file was made changes no time, so nothing is told: this cannot wait for a setattr.
+        """
+        if handle.writable:
+            handle.node.timed = True
 
     def _push(self, handle: Handle) -> None:
         """Put a small content into the page cache, so that reading it needs no request.
@@ -291,6 +297,7 @@ class Adapter(pyfuse3.Operations):
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         node, handle = self._overlay.create(self._changed_by(ctx, parent), name, mode, flags, ctx.uid, ctx.gid)
+        self._leave_times_to_the_kernel(handle)
         handle.node.pushed = True  # all that will be in it passes through the page cache
         number = self._number(handle)
         if not ctx.uid:
@@ -337,7 +344,7 @@ class Adapter(pyfuse3.Operations):
         raise FUSEError(errno.ENOSYS)
 
     async def fsync(self, fh: int, datasync: bool) -> None:
-        """What was acknowledged is in the journal, or in a working file that the journal names: sync those two."""
+        """What was acknowledged is in the journal, or in a working file that the journal names: sync those."""
         waits = await self._syncers(fh)
         try:
             for sync in waits:
@@ -347,13 +354,10 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def _syncers(self, fh: int) -> list[Callable[[], None]]:
-        spool = self._overlay.spool_to_sync(self._file(fh))
-        waits: list[Callable[[], None]] = []
-        if spool is not None:
-            waits.append(functools.partial(_sync_and_close, spool))
         if self._recording is not None:
-            waits.append(self._recording.syncer())
-        return waits
+            return [self._recording.syncer()]
+        spool = self._overlay.spool_to_sync(self._file(fh))
+        return [] if spool is None else [functools.partial(_sync_and_close, spool)]
 
     def _file(self, fh: int) -> Handle:
         handle = self._handles.get(fh)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from goexfs.fuse.unsynced import Unsynced
 from snapshots.entries import Identity
 from snapshots.journal import Change, JournalWriter, Process, Read
 
@@ -34,6 +35,7 @@ class Recording:
     def __init__(self, directory: Path, first: int) -> None:
         self._writer = JournalWriter(directory, first, time.time_ns())
         self._segment = first
+        self._unsynced = Unsynced(directory, directory.parent / "spool")
         self._numbers: dict[_Key, int] = {}
         """of processes that the current segment describes (J5)"""
         self._recent: dict[int, tuple[int, float, bytes]] = {}
@@ -46,6 +48,8 @@ class Recording:
         """Write a change.  OSError (ENOSPC) when there is no room."""
         if 0 < change.process < self._segment:
             change = msgspec.structs.replace(change, process=self._described_again(change.process))
+        if change.data:
+            self._unsynced.note(change)
         self._writer.append(change)
 
     def read(self, ino: int, pid: int, path: bytes, identity: Identity) -> None:
@@ -130,12 +134,19 @@ class Recording:
         self._recent.clear()
         for number in list(self._described)[:-KNOWN_LIMIT]:
             del self._described[number]
+        self._unsynced.ended(self._segment)
         self._segment = self._writer.rotate(time.time_ns())
         return self._segment
 
+    def sealed(self, position: int) -> None:
+        """A checkpoint that survives a power cut has every record before number *position*."""
+        self._unsynced.sealed(position)
+
     def syncer(self) -> Callable[[], None]:
-        """What makes everything recorded so far survive a power cut; for a worker thread."""
-        return self._writer.syncer()
+        """What makes everything recorded so far, and the contents it tells of, survive a power cut; for a worker
+        thread.
+        """
+        return self._unsynced.syncer(self._writer.syncer())
 
     def close(self) -> None:
         """Nothing more will be appended."""

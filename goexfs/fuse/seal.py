@@ -116,6 +116,8 @@ class Sealer:
                 raise
             else:
                 self._overlay.finish(batch, stored)
+                if self._recording is not None:
+                    self._recording.sealed(batch.journal)
                 self.failed = None
                 self.seals += 1
             finally:

@@ -99,8 +99,11 @@ class RunHandle(Past, Account):
         """
         if at is not None:
             return self._changes(paths, times=times, position=self.position(at))
-        if self.state == "active":
+        state = self.state
+        if state == "active":
             self.seal()
+        elif state == "crashed":
+            self.recover()
         return self._changes(paths, times=times)
 
     def _changes(
