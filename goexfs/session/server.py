@@ -183,7 +183,7 @@ class _Server:
                 def mounted() -> None:
                     store.runs.update(run_id, state="active", mountpoint=assignment.mountpoint, pid=os.getpid())
                     self._report(None)
-                    nursery.start_soon(self._watch, service, listening)
+                    nursery.start_soon(self._watch, service, listening, isinstance(base, SlowBaseTree))
                     if assignment.attached:
                         nursery.start_soon(self._notice_death, listening)
 
@@ -226,13 +226,16 @@ class _Server:
         log.info("the session process is gone: unmounting")
         await listening.unmount(force=True)
 
-    async def _watch(self, service: Service, listening: Listening) -> None:
-        await trio.sleep(WATCH_DELAY_SECONDS)
-        from goexfs.watch import BaseWatch
-
+    async def _watch(self, service: Service, listening: Listening, slow: bool) -> None:
         def report(problem: str) -> None:
             listening.watch_problem = problem
             log.warning("%s", problem)
+
+        if slow:  # and a report would have to be compared with the base at once, which would wait for it
+            report("the base is on a network or FUSE filesystem, which does not report all changes: they show after 1 s")
+            return
+        await trio.sleep(WATCH_DELAY_SECONDS)
+        from goexfs.watch import BaseWatch
 
         watch = BaseWatch(self._assignment.base, hidden=self._assignment.hidden)
         await watch.run(service.base_watched, service.base_changed, report)
