@@ -345,9 +345,8 @@ class View:
                 continue
             if node.nlink and node.kept:
                 continue  # also without a name: a hard link of the base whose other names were never asked for
-            if isinstance(node, Dir) and node.parent is not None:
-                if any(child is not WHITEOUT for child in node.children.values()):
-                    continue
+            if node.parent is not None and isinstance(node, Dir) and _leads_on(node):
+                continue
             for directory, name in node.names():
                 if directory.children.get(name) is node:
                     del directory.children[name]
@@ -419,3 +418,7 @@ class View:
 
 def _ino_of(node: Node) -> int:
     return node.identity.ino if node.identity is not None else node.base_ino
+
+
+def _leads_on(directory: Dir) -> bool:
+    return any(child is not WHITEOUT for child in directory.children.values())

@@ -3,15 +3,16 @@
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from goexfs.overlay import File, Invalidation, Overlay, store_batch
-from snapshots.base import BaseTree
+from goexfs.overlay import Invalidation
+from snapshots.base import BaseDir, BaseTree
 from snapshots.store import Store
+from tests.overlay.scene import Scene
 from tests.support.outsider import Outsider
-from tests.support.vfs import Mount
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
@@ -51,52 +52,18 @@ def test_what_is_shown_is_what_a_new_mount_shows(fast_area: Path, store: Store, 
             shutil.rmtree(area)
 
 
-class Scene:
-    """An overlay over a small base, with everything looked at once, as by a kernel that believes it for ever."""
-
-    def __init__(self, area: Path, store: Store) -> None:
-        self.base = area / "base"
-        self.base.mkdir()
-        (self.base / "d" / "e").mkdir(parents=True)
-        (self.base / "d" / "file").write_bytes(b"file")
-        (self.base / "d" / "e" / "deep").write_bytes(b"deep")
-        (self.base / "large").write_bytes(b"L" * 1000)
-        os.link(self.base / "d" / "file", self.base / "hard")
-        os.symlink("file", self.base / "d" / "link")
-        self.store = store
-        self.run = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
-        self.tree = BaseTree(os.fsencode(self.base))
-        spool = store.runs.directory(self.run) / "spool"
-        self.overlay = Overlay(self.tree, store.upper(self.run).load(), store.objects, spool)
-        self.mount = Mount(self.overlay)
-
-    def read(self, path: bytes) -> bytes:
-        file = self.mount.open(path, os.O_RDONLY, 0)
-        try:
-            return self.mount.read(file, 0, 5000)
-        finally:
-            self.mount.close(file)
-
-    def write(self, path: bytes, offset: int, data: bytes) -> None:
-        file = self.mount.open(path, os.O_RDWR, 0)
-        self.mount.write(file, offset, data)
-        self.mount.close(file)
-
-    def tell(self, *paths: bytes) -> list[Invalidation]:
-        """The report, and what the kernel does then."""
-        stale = [one for path in paths for one in self.overlay.base_changed(path)]
-        for one in stale:
-            if one.name is not None:
-                self.mount.invalidate(one.ino, one.name)
-        return stale
-
-
 @pytest.fixture
-def scene(area: Path, store: Store):
+def scene(area: Path, store: Store) -> Iterator[Scene]:
+    base = area / "base"
+    (base / "d" / "e").mkdir(parents=True)
+    (base / "d" / "file").write_bytes(b"file")
+    (base / "d" / "e" / "deep").write_bytes(b"deep")
+    (base / "large").write_bytes(b"L" * 1000)
+    os.link(base / "d" / "file", base / "hard")
+    os.symlink("file", base / "d" / "link")
     made = Scene(area, store)
     yield made
-    made.overlay.close()
-    made.tree.close()
+    made.close()
 
 
 def test_a_changed_file_comes_back_as_a_new_inode(scene: Scene) -> None:
@@ -186,52 +153,39 @@ def test_attributes_of_what_the_base_lost(scene: Scene) -> None:
     assert scene.mount.listxattr(b"large", follow=False) == [b"user.b"]
 
 
-def test_what_is_hidden_is_not_even_looked_at(area: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_hidden_is_not_even_looked_at(area: Path, store: Store) -> None:
     (area / "base" / "d" / "mnt").mkdir(parents=True)
     (area / "base" / "d" / "file").write_bytes(b"")
     asked: list[bytes] = []
 
     class Tree(BaseTree):
-        def stat(self, d, name):
+        def stat(self, d: BaseDir, name: bytes) -> os.stat_result:
             asked.append(name)
             return super().stat(d, name)
 
-    run = store.runs.create(base=os.fsencode(area / "base"), name=None, command=(), options={}).id
-    spool = store.runs.directory(run) / "spool"
-    with Tree(os.fsencode(area / "base")) as tree:
-        overlay = Overlay(
-            tree, store.upper(run).load(), store.objects, spool, hidden=frozenset({b"d/mnt"}), now_ns=lambda: 1
-        )
-        mount = Mount(overlay)
-        for _ in range(2):
-            file = mount.open(b"d", os.O_RDONLY, 0)
-            assert mount.readdir(file, 0, 100)[0] == [b"file"]
-            mount.close(file)
-            with pytest.raises(FileNotFoundError):
-                mount.stat(b"d/mnt", follow=False)
-            assert overlay.base_changed(b"d/mnt") == overlay.base_changed(b"d/mnt/below") == []
-            mount.rename(b"d/file", b"d/moved")  # from here on base files may be known by other names
-            mount.rename(b"d/moved", b"d/file")
-        with pytest.raises(PermissionError):
-            mount.mkdir(b"d/mnt", 0o755)
-        assert b"mnt" not in asked
-        overlay.close()
+    scene = Scene(area, store, tree=Tree, hidden=frozenset({b"d/mnt"}))
+    for _ in range(2):
+        assert scene.names(b"d") == [b"file"]
+        with pytest.raises(FileNotFoundError):
+            scene.node(b"d/mnt")
+        assert scene.tell(b"d/mnt", b"d/mnt/below") == []
+        scene.mount.rename(b"d/file", b"d/moved")  # from here on base files may be known by other names
+        scene.mount.rename(b"d/moved", b"d/file")
+    with pytest.raises(PermissionError):
+        scene.mount.mkdir(b"d/mnt", 0o755)
+    assert b"mnt" not in asked
+    scene.close()
 
 
 def test_a_restored_node_still_follows_its_base(scene: Scene) -> None:
     """Also after a remount a file of which only the attributes were changed has the content of the base."""
     scene.mount.chmod(b"d/e/deep", 0o600)
-    batch = scene.overlay.collect()
-    assert batch is not None
-    scene.overlay.finish(batch, store_batch(batch, scene.store, scene.run))
-    again = Overlay(scene.tree, scene.store.upper(scene.run).load(), scene.store.objects, scene.overlay.view.spool)
-    mount = Mount(again)
-    assert mount.stat(b"d/e/deep", follow=False).size == 4
+    scene.remount()
+    assert scene.node(b"d/e/deep").size == 4
     with open(scene.base / "d" / "e" / "deep", "ab") as file:
         file.write(b" and deeper")
-    assert any(one.name is None for one in again.base_changed(b"d/e/deep"))
-    node = mount.stat(b"d/e/deep", follow=False)
-    assert isinstance(node, File)
+    assert any(one.name is None for one in scene.tell(b"d/e/deep"))
+    node = scene.node(b"d/e/deep")
     assert node.size == 15
     assert node.mode & 0o777 == 0o600
-    again.close()
+    assert scene.read(b"d/e/deep") == b"deep and deeper"

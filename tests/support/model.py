@@ -213,6 +213,12 @@ class Pair:
                     if isinstance(child, Node):
                         assert (node, name) in child.names(), f"{child} does not know of {name!r}"
                         assert nodes.get(child.ino) is child, f"{child} is not in the table"
+        files = [file for _, file in self._files.values()] + [each.over for each in self._listings.values()]
+        for ino, node in nodes.items():
+            assert node.opens == sum(file.ino == ino for file in files), f"{node} is open {node.opens} times"
+            if isinstance(node, File):
+                writers = sum(file.ino == ino and file.flags & os.O_ACCMODE != os.O_RDONLY for file in files)
+                assert node.writers == writers, f"{node} has {node.writers} writers"
         held = sum(n.content.size for n in nodes.values() if isinstance(n, File) and isinstance(n.content, Inline))
         assert self.overlay.dirty_bytes == held, f"{self.overlay.dirty_bytes} dirty bytes are told of, {held} are there"
 
@@ -273,6 +279,12 @@ class Pair:
         if slot in self._files:
             plain, over = self._files[slot]
             self._same(lambda: self._native.ftruncate(plain, size), lambda: self.mount.ftruncate(over, size))
+
+    def resize(self, slot: int, first: int, then: int) -> None:
+        """What is cut off must not come back."""
+        self.ftruncate(slot, first)
+        self.ftruncate(slot, then)
+        self.read(slot, 0, 1000)
 
     def fstat(self, slot: int) -> None:
         if slot in self._files:

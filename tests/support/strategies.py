@@ -65,6 +65,7 @@ OPERATIONS: dict[str, tuple[int, tuple[Sequence[Any], ...]]] = {
     "read": (2, (SLOTS, OFFSETS, SIZES)),
     "write": (5, (SLOTS, OFFSETS, SIZES, SEEDS)),
     "ftruncate": (2, (SLOTS, SIZES)),
+    "resize": (2, (SLOTS, SIZES, SIZES)),
     "fstat": (1, (SLOTS,)),
     "opendir": (1, (DIR_SLOTS, DIRECTORIES)),
     "listdir": (2, (DIR_SLOTS, (1, 2, 100))),
