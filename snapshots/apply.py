@@ -1,11 +1,12 @@
-"""Carrying out a plan: stage, check, commit point, apply, finish, and everything taken back when a step fails.
+"""Carrying out a plan: stage, check, commit point, apply, finish, in either direction, and everything taken back when
+a step fails.
 
-Owns the order of the steps and how each operation is done and undone.  Decides nothing about what is merged.  Belongs
-to the thread of its ``BaseTree``, which should be open for this alone.
+Owns the order of the steps, and how each operation is done and undone.  Decides nothing about what is merged.  Belongs to the thread of its ``BaseTree``, which should be open for this alone.
 
 Before the commit point nothing in the base has changed except for the staging directory.  After it every operation is
 one system call with an inverse; what is replaced stays in the staging directory until the end.  So a failure anywhere
-is taken back in reverse order, and the base is what it was, modification times included.
+is taken back in reverse order, and the base is what it was, modification times included.  After a crash the
+slots tell which operations were done (``progress``).  An undo is the same plan in the other direction.
 """
 
 import os
@@ -13,13 +14,16 @@ import signal
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import NoReturn, Self
+
+import msgspec
 
 from snapshots import disk
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, split
 from snapshots.compare import carried
 from snapshots.content import ObjectReader
+from snapshots.course import Course, Seen, Times, Trail
 from snapshots.entries import Identity
 from snapshots.errors import Conflict, GoexfsError, MergeError
 from snapshots.names import readable
@@ -28,7 +32,6 @@ from snapshots.plan import (
     Attrs,
     ConflictKind,
     Link,
-    Operation,
     PathConflict,
     Plan,
     Put,
@@ -36,7 +39,14 @@ from snapshots.plan import (
     SetAttrs,
     Unlock,
 )
-from snapshots.staging import Staging
+from snapshots.progress import position
+from snapshots.slots import Fresh, Slots
+from snapshots.staging import ATTACH, DETACH, Staging
+from snapshots.trails import Trails
+
+_OWNER_MAY = stat.S_IWUSR | stat.S_IXUSR
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Course).decode
 
 
 def carry_out(
@@ -50,38 +60,96 @@ def carry_out(
     Returns the name of a directory in the base that could not be removed and may be, or None.  Errors: Conflict when
     the base changed since the plan was made, MergeError for everything else that failed.
     """
-    if plan.conflicts:
-        raise ValueError("a plan with conflicts is not to be carried out")
-    return _Merge(plan, base, objects, name).run(record)
+    return Application(plan, base, objects, name, Fresh(plan)).run(lambda _: record())
 
 
-class _Merge:
-    def __init__(self, plan: Plan, base: BaseTree, objects: ObjectReader, name: bytes) -> None:
-        self._plan = plan
+class Application:
+    """One going through of a plan, ``backward`` with the trail of the one that is taken back.
+
+    With a ``trail`` and forward, what is taken back is an undo.
+    """
+
+    def __init__(
+        self, plan: Plan, base: BaseTree, objects: ObjectReader | None, name: bytes, slots: Slots, *,
+        backward: bool = False, trail: Trail | None = None,
+    ) -> None:  # fmt: skip
+        if plan.conflicts:
+            raise ValueError("a plan with conflicts is not to be carried out")
+        self.plan = plan
+        self.staging = Staging(base, objects, name)
         self._tree = base
         self._paths = BasePaths(base)
-        self._staging = Staging(base, objects, name)
-        self._done: list[Operation] = []
+        self._operations = plan.operations
+        self._slots = slots
+        self.backward = backward
+        self._trail = trail
+        self._position = len(self._operations) if backward else 0
+        """operations that are done, the first of the plan first"""
+        self._phase = ATTACH if backward else DETACH
         self._ours: set[tuple[int, int]] = set()
         """inodes that this merge has renamed, which changes their ctime"""
-        self._times: dict[bytes, tuple[int, int]] = {}
-        """access and modification times of the directories in which names change, by base path, as they were"""
+        self._course: Course | None = None
+        """once it is known: from just before the commit point on"""
+        self._start_times: dict[bytes, Times] = {}
         self._at: bytes = b""
         """what is being worked on, for messages"""
 
-    def run(self, record: Callable[[], None]) -> bytes | None:
+    @classmethod
+    def of_crashed(cls, base: BaseTree, name: bytes, slots: Slots) -> Self | None:
+        """The one that died after its commit point; None when there is none.
+
+        Errors: MergeError when its journal is damaged.
+        """
+        staging = Staging(base, None, name)
+        if not staging.reopen():
+            return None
+        found = staging.journal()
+        if found is None:
+            staging.close()
+            return None
+        try:
+            course = _decode(found[0])
+        except msgspec.MsgspecError as e:
+            raise MergeError(f"the journal in {readable(name)} in the base is damaged ({e}); see what is in there") from e
+        self = cls(course.plan, base, None, name, slots, backward=course.backward, trail=course.trail)
+        self.staging = staging
+        self._course = course
+        self._start_times = course.start_times
+        self._phase = found[1]
+        self._position = position(course, found[1], self.staging.slots(), self._is_linked)
+        self._ours = {
+            (op.expected.dev, op.expected.ino)
+            for op in self._operations[: self._position]
+            if isinstance(op, Aside | Replace)
+        }
+        return self
+
+    def run(self, record: Callable[["Application"], None]) -> bytes | None:
+        """Do it; see ``carry_out``."""
         try:
             self._stage()
             self._check()
-        except BaseException as e:
+            with _undisturbed():
+                self._commit()
+        except BaseException as e:  # noqa: BLE001 - whatever it is, it is raised again
             self._fail(e)
+        return self.resume(record)
+
+    def resume(self, record: Callable[["Application"], None]) -> bytes | None:
+        """Go on after the commit point; see ``carry_out``."""
         with _undisturbed():
             try:
-                self._apply()
-                record()
-            except BaseException as e:
+                self._go(to_start=False)
+                record(self)
+            except BaseException as e:  # noqa: BLE001 - whatever it is, it is raised again
                 self._fail(e)
             return self._finish()
+
+    def trail(self) -> Trail:
+        """What is in the base now that everything is done."""
+        assert self._course is not None
+        trails = Trails(self.plan, self._paths)
+        return trails.left(new=not self.backward, times=self._course.times, root_times=self._course.root_times)
 
     def _fail(self, reason: BaseException) -> NoReturn:
         with _undisturbed():
@@ -94,40 +162,108 @@ class _Merge:
     # -- the steps
 
     def _stage(self) -> None:
-        for path in (*self._plan.touched, b""):  # the staging directory comes and goes in the root
-            st = self._paths.stat(path)
-            if st is not None:
-                self._times[path] = (st.st_atime_ns, st.st_mtime_ns)
-        self._staging.create()
-        for make in self._plan.makes:
-            self._at = make.path
-            self._staging.make((make,))
+        if self._trail is None:
+            for path in (*self.plan.touched, b""):  # the staging directory comes and goes in the root
+                st = self._paths.stat(path)
+                if st is not None:
+                    self._start_times[path] = (st.st_atime_ns, st.st_mtime_ns)
+        else:
+            self._start_times = Trails(self.plan, self._paths).start_times()
+        self._check_trail()
+        end_times, root_times = self._end_times()
+        self._slots.fill(self.staging)
+        slots = self.staging.slots()
+        swaps = {}
+        for number, op in enumerate(self._operations):
+            if isinstance(op, Replace):
+                seen = self._trail.nodes.get(number) if self._trail is not None else None
+                if self.backward:
+                    swaps[op.slot] = slots[op.slot]
+                else:
+                    swaps[op.slot] = (seen.dev, seen.ino) if seen is not None else (op.expected.dev, op.expected.ino)
+        times = self._start_times if self._trail is None else self._trail.times
+        self._course = Course(
+            self.plan, self.backward, self._start_times, end_times, root_times, swaps, times, self._trail
+        )
+
+    def _end_times(self) -> tuple[dict[bytes, Times], Times]:
+        if self._trail is not None and self.backward:
+            return Trails(self.plan, self._paths).end_times(self._trail.times, self._trail)
+        root = self._paths.stat(b"")
+        assert root is not None, "the root is open"
+        if self._trail is not None and root.st_mtime_ns != self._trail.root_times[1]:
+            return {}, (root.st_atime_ns, root.st_mtime_ns)
+        return {}, self.plan.root_times_ns or (self._start_times if self._trail is None else self._trail.times)[b""]
+
+    def _check_trail(self) -> None:
+        if self._trail is None:
+            return
+        conflicts = Trails(self.plan, self._paths).conflicts(self._trail, new=self.backward)
+        if conflicts:
+            first, more = conflicts[0], len(conflicts) - 1
+            rest = f" (and {more} more)" if more else ""
+            raise Conflict(f"{readable(first.path)}: {first.message}{rest}; nothing was changed", conflicts)
 
     def _check(self) -> None:
         """All that is renamed away still is what it was: better to know before the first change than after."""
-        for op in self._plan.detach:
+        if self._trail is not None:
+            return
+        for number, op in enumerate(self.plan.detach):
             if isinstance(op, Aside):
                 self._at = op.path
-                self._verify(*self._where(op.path), op.expected)
+                self._verify(number, *self._where(op.path), op.expected)
 
-    def _apply(self) -> None:
-        for number, op in enumerate(self._plan.operations):
-            if number == len(self._plan.detach):
-                self._paths.forget()  # from here on, paths are the run's
-            self._do(op)
-        disk.sync(self._tree.fd(self._tree.root))
+    def _commit(self) -> None:
+        assert self._course is not None
+        self.staging.commit(_encode(self._course), self._phase)
+
+    def _go(self, *, to_start: bool) -> None:
+        """Do what is left to do, or undo what is done."""
+        self._paths.forget()
+        if self.backward is to_start:
+            self._unlock_again()
+            while self._position < len(self._operations):
+                self._enter(self._position)
+                self._do(self._position)
+                self._position += 1
+        else:
+            while self._position > 0:
+                self._enter(self._position - 1)
+                self._undo(self._position - 1)
+                self._position -= 1
+        if self._course is None:
+            return
+        course = self._course
+        for path, times in (course.start_times if to_start else course.end_times).items():
+            if path:
+                try:
+                    disk.utime(*self._where(path), times)
+                except FileNotFoundError:
+                    pass  # of a directory that another process removed
+        if not to_start:
+            disk.sync(self._tree.fd(self._tree.root))
+
+    def _enter(self, number: int) -> None:
+        """Be in the phase to which an operation belongs."""
+        phase = DETACH if number < len(self.plan.detach) else ATTACH
+        if phase != self._phase:
+            self._paths.forget()  # from here on, paths are those of the other tree
+            self.staging.turn(self._phase, phase)
+            self._phase = phase
 
     def _finish(self) -> bytes | None:
+        assert self._course is not None
         try:
-            self._staging.retire()
-            self._staging.remove()
-        except OSError:
-            return self._staging.name  # it is in nobody's way, and the next merge of the run removes it
+            self.staging.close_journal()
+            self._slots.settle(self.staging)
+        except (OSError, GoexfsError):
+            return self.staging.name  # nothing in it is needed for the base
         finally:
-            self._set_root_times(self._plan.root_times_ns or self._times[b""])
+            self.staging.close()
+            self._set_root_times(self._course.root_times)
         return None
 
-    def _set_root_times(self, times: tuple[int, int]) -> None:
+    def _set_root_times(self, times: Times) -> None:
         try:
             disk.utime(self._tree.fd(self._tree.root), b".", times)
         except OSError:
@@ -140,48 +276,61 @@ class _Merge:
         above, name = split(path)
         return self._tree.fd(self._paths.dir(above)), name or b"."
 
-    def _do(self, op: Operation) -> None:
+    def _do(self, number: int) -> None:
+        op = self._operations[number]
         self._at = op.path
         dir_fd, name = self._where(op.path)
         if isinstance(op, SetAttrs):
-            self._done.append(op)  # several system calls, so it is taken back even when only begun
+            self._position = number + 1  # several system calls, so it is taken back even when only begun
             self._set(dir_fd, name, op.after)
-            return
-        if isinstance(op, Unlock):
-            disk.chmod(dir_fd, name, op.mode | stat.S_IWUSR | stat.S_IXUSR)
+            self._position = number
+        elif isinstance(op, Unlock):
+            disk.chmod(dir_fd, name, op.mode | _OWNER_MAY)
         elif isinstance(op, Aside):
-            self._verify(dir_fd, name, op.expected)
-            disk.rename(dir_fd, name, self._staging.fd, op.slot)
+            self._verify(number, dir_fd, name, op.expected)
+            disk.rename(dir_fd, name, self.staging.fd, op.slot)
             self._ours.add((op.expected.dev, op.expected.ino))
         elif isinstance(op, Put):
-            disk.rename(self._staging.fd, op.slot, dir_fd, name)
+            self._rename(self.staging.fd, op.slot, dir_fd, name)
         elif isinstance(op, Replace):
-            self._verify(dir_fd, name, op.expected)
-            disk.exchange(self._staging.fd, op.slot, dir_fd, name)
+            self._verify(number, dir_fd, name, op.expected)
+            disk.exchange(self.staging.fd, op.slot, dir_fd, name)
             self._ours.add((op.expected.dev, op.expected.ino))
         else:
             st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-            disk.link(dir_fd, name, self._staging.fd, op.slot)
+            disk.link(dir_fd, name, self.staging.fd, op.slot)
             self._ours.add((st.st_dev, st.st_ino))
-        self._done.append(op)
 
-    def _undo(self, op: Operation) -> None:
-        if isinstance(op, SetAttrs):
-            if op.before is not None:
-                self._set(*self._where(op.path), op.before)
-            return
+    def _undo(self, number: int) -> None:
+        op = self._operations[number]
+        self._at = op.path
         if isinstance(op, Link):
-            disk.unlink(self._staging.fd, op.slot)
+            disk.unlink(self.staging.fd, op.slot)
             return
         dir_fd, name = self._where(op.path)
-        if isinstance(op, Unlock):
+        if isinstance(op, SetAttrs):
+            self._position = number
+            self._set(dir_fd, name, op.before)
+            self._position = number + 1
+        elif isinstance(op, Unlock):
             disk.chmod(dir_fd, name, op.mode)
         elif isinstance(op, Aside):
-            disk.rename(self._staging.fd, op.slot, dir_fd, name)
-        elif isinstance(op, Put):
-            disk.rename(dir_fd, name, self._staging.fd, op.slot)
+            self._rename(self.staging.fd, op.slot, dir_fd, name)
         else:
-            disk.exchange(self._staging.fd, op.slot, dir_fd, name)
+            if self.backward and self._trail is not None and number in self._trail.nodes:
+                self._verify_seen(self._trail.nodes[number], dir_fd, name)
+            if isinstance(op, Put):
+                disk.rename(dir_fd, name, self.staging.fd, op.slot)
+            else:
+                disk.exchange(self.staging.fd, op.slot, dir_fd, name)
+
+    def _rename(self, from_fd: int, from_name: bytes, to_fd: int, to_name: bytes) -> None:
+        try:
+            disk.rename(from_fd, from_name, to_fd, to_name)
+        except FileExistsError:
+            if self._trail is None:
+                raise
+            raise self._changed() from None
 
     def _set(self, dir_fd: int, name: bytes, attrs: Attrs) -> None:
         if attrs.uid is not None and attrs.gid is not None:
@@ -193,8 +342,12 @@ class _Merge:
         if attrs.times_ns is not None:
             disk.utime(dir_fd, name, attrs.times_ns)
 
-    def _verify(self, dir_fd: int, name: bytes, expected: Identity) -> None:
+    def _verify(self, number: int, dir_fd: int, name: bytes, expected: Identity) -> None:
         """Conflict unless the base still has there what the plan was made for."""
+        if self._trail is not None:
+            if not self.backward and number in self._trail.nodes:
+                self._verify_seen(self._trail.nodes[number], dir_fd, name)
+            return
         try:
             now = Identity.of(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
         except FileNotFoundError:
@@ -208,45 +361,64 @@ class _Merge:
         if not same:
             raise self._changed()
 
+    def _verify_seen(self, seen: Seen, dir_fd: int, name: bytes) -> None:
+        """Conflict unless it is the node that was left there; its attributes may have been set back already."""
+        try:
+            now = Seen.of(os.stat(name, dir_fd=dir_fd, follow_symlinks=False))
+        except FileNotFoundError:
+            raise self._changed() from None
+        if not now.is_same_node(seen) or now.size != seen.size:
+            raise self._changed()
+
     def _changed(self) -> Conflict:
         advice = "it changed while the merge was under way; try again"
         conflict = PathConflict(self._at, ConflictKind.BOTH_MODIFIED, advice)
         return Conflict(f"{readable(self._at)}: {conflict.message}", (conflict,))
 
+    # -- after a crash
+
+    def _is_linked(self, path: bytes, other: bytes) -> bool:
+        a, b = self._paths.stat(path), self._paths.stat(other)
+        return a is not None and b is not None and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
+
+    def _unlock_again(self) -> None:
+        """Directories that have got their own mode already must be entered to set attributes once more."""
+        if self._position < len(self._operations) and isinstance(self._operations[self._position], SetAttrs):
+            for op in reversed(self._operations[self._position :]):
+                assert isinstance(op, SetAttrs)
+                if op.after.mode is not None and op.after.mode & _OWNER_MAY != _OWNER_MAY:
+                    dir_fd, name = self._where(op.path)
+                    st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
+                    if stat.S_ISDIR(st.st_mode) and st.st_mode & _OWNER_MAY != _OWNER_MAY:
+                        disk.chmod(dir_fd, name, op.after.mode | _OWNER_MAY)
+
     # -- taking back
 
     def _take_back(self, reason: BaseException) -> str:
         """Undo everything done; what to add to the message.  MergeError when the base could not be restored."""
-        failures: list[str] = []
-        attaching = len(self._done) > len(self._plan.detach)
-        self._paths.forget()
-        for index in range(len(self._done) - 1, -1, -1):
-            if attaching and index < len(self._plan.detach):
-                attaching = False
-                self._paths.forget()  # from here on, paths are the base's again
-            op = self._done[index]
-            try:
-                self._undo(op)
-            except (OSError, GoexfsError) as e:
-                failures.append(f"{readable(op.path)} ({e})")
-        for path, times in self._times.items() if self._done else ():
-            try:
-                disk.utime(*self._where(path), times)
-            except OSError:
-                pass
-        if failures:
+        untouched = self._position == (len(self._operations) if self.backward else 0)
+        try:
+            if not untouched:
+                self._go(to_start=True)
+        except (OSError, GoexfsError) as e:
+            self.staging.close()
             raise MergeError(
-                f"the merge failed ({reason}) and could not be taken back at {', '.join(failures[:5])}; what it had "
-                f"replaced is in {readable(self._staging.name)} in the base: move it back by hand"
+                f"the merge failed ({reason}) and could not be taken back at {readable(self._at)} ({e}); what is missing "
+                f"is in {readable(self.staging.name)} in the base, and the next goexfs command tries again"
             ) from reason
-        if not self._staging.made:
+        if not self.staging.made:
             return ""
         try:
-            self._staging.remove()
-        except OSError as e:
-            return f", but {readable(self._staging.name)} in the base could not be removed ({e.strerror}); remove it"
+            if self.staging.fd < 0:
+                self.staging.reopen()
+            self.staging.close_journal()
+            self._slots.give_back(self.staging)
+        except (OSError, GoexfsError) as e:
+            why = e.strerror if isinstance(e, OSError) else str(e)
+            return f", but {readable(self.staging.name)} in the base could not be removed ({why}); remove it"
         finally:
-            self._set_root_times(self._times[b""])
+            self.staging.close()
+            self._set_root_times(self._start_times[b""])
         return ""
 
 

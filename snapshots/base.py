@@ -26,6 +26,9 @@ _DIR_UNREADABLE = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # O_NONBLOCK: a base name may have become a FIFO since it was looked at, and opening one must not hang.
 _FILE = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
+STAGING_PREFIX = b".goexfs-merge-"
+"""Names in the root of a base that belong to merges: no list shows them, and asked for they are not there."""
+
 
 class BaseDir:
     """A directory of the base, as a name in its parent; compared by identity.  Made by ``BaseTree`` only."""
@@ -195,6 +198,8 @@ class BaseTree:
 
     def stat(self, d: BaseDir, name: bytes) -> os.stat_result:
         """``lstat`` of a name; FileNotFoundError."""
+        if d.parent is None and name.startswith(STAGING_PREFIX):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         return os.stat(name, dir_fd=self.fd(d), follow_symlinks=False)
 
     def stat_dir(self, d: BaseDir) -> os.stat_result:
@@ -236,7 +241,8 @@ class BaseTree:
         if not d._listable:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), d.name)
         # listdir duplicates the descriptor, which shares its offset, and rewinds it when done, also on an error.
-        return [os.fsencode(name) for name in os.listdir(fd)]
+        names = [os.fsencode(name) for name in os.listdir(fd)]
+        return names if d.parent is not None else [name for name in names if not name.startswith(STAGING_PREFIX)]
 
     def _proc_path(self, d: BaseDir, name: bytes) -> bytes:
         # There is no getxattrat(2) before Linux 6.13; the magic link stands for the directory, and the last

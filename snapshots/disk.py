@@ -139,6 +139,30 @@ def copy(from_fd: int, start: int, fd: int, offset: int, length: int) -> None:
         start, offset, length = start + done, offset + done, length - done
 
 
+def write_file(dir_fd: int, name: bytes, data: bytes) -> None:
+    """A new file with this content, not yet synced."""
+    fd = create(dir_fd, name)
+    try:
+        write(fd, data, 0)
+    finally:
+        os.close(fd)
+
+
+def read_file(dir_fd: int, name: bytes) -> bytes | None:
+    """The content of a regular file; None when there is none of this name."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        return None
+    with open(fd, "rb") as file:
+        return file.read()
+
+
+def open_dir(dir_fd: int, name: bytes) -> int:
+    """A descriptor of a directory, never through a symlink; the caller closes."""
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+
+
 def truncate(fd: int, size: int) -> None:
     """Set a file's size; what is added is a hole."""
     step("base truncate", f"fd {fd}")
@@ -213,6 +237,12 @@ def xattrs(dir_fd: int, name: bytes) -> dict[bytes, bytes]:
             return {}
         raise
     return {os.fsencode(attr): os.getxattr(path, attr, follow_symlinks=False) for attr in names}
+
+
+def sync_dir(dir_fd: int) -> None:
+    """Make the names in a directory survive a power cut."""
+    step("base sync", f"fd {dir_fd}")
+    os.fsync(dir_fd)
 
 
 def sync(dir_fd: int) -> None:

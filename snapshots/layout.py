@@ -10,6 +10,7 @@ and no record.  A ``Layout`` is immutable: threads may share it.
     reserve                   room kept for emptying a full store (see ``snapshots.reserve``)
     objects/ab/cdef…          large objects, 0444, named by their hash in hex
     incoming/                 large objects while they are being written, directories while they are being removed
+    merges/<number>/          what is needed to undo a merge (see ``snapshots.mergelog``)
     quarantine/               contents that fsck found damaged and set aside
     runs/<id>/lock            its first byte is locked while the run is mounted, merged or discarded
     runs/<id>/journal/        segments of the journal (see ``snapshots.journal``)
@@ -31,7 +32,8 @@ OBJECT_MODE = 0o444
 
 DATABASE = "store.db"
 _OURS = frozenset(
-    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "reserve", "objects", "incoming", "quarantine", "runs"}
+    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "reserve"}
+    | {"objects", "incoming", "quarantine", "merges", "runs"}
 )
 _FOREIGN_BUT_FINE = frozenset({"lost+found"})  # a filesystem of its own for the store
 
@@ -47,6 +49,7 @@ class Layout:
         self.objects = root / "objects"
         self.incoming = root / "incoming"
         self.quarantine = root / "quarantine"
+        self.merges = root / "merges"
         self.runs = root / "runs"
         self._objects = str(self.objects)
 
@@ -89,7 +92,7 @@ class Layout:
 
     def directories(self) -> tuple[Path, ...]:
         """The directories that every store has, parents first."""
-        return (self.root, self.objects, self.incoming, self.quarantine, self.runs)
+        return (self.root, self.objects, self.incoming, self.quarantine, self.merges, self.runs)
 
     def prepare(self, *, create: bool) -> None:
         """Make sure that the directories are there, private and ours to write.

@@ -4,18 +4,18 @@ Owns the verb: locks, the checks that come before a plan, and the record in the 
 planned by ``planner`` and done by ``apply``.  Belongs to the thread of the store.
 """
 
-import fcntl
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from snapshots.apply import carry_out
+from snapshots.apply import Application
 from snapshots.base import BaseTree
 from snapshots.errors import BaseError, Conflict, MergeError, RunState, StoreError
 from snapshots.forks import began_ns
+from snapshots.mergelog import MergeLog
+from snapshots.mergerecovery import alone_in, go_through, home_of, record_merged, recover_merges
 from snapshots.names import readable
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
@@ -39,7 +39,9 @@ class MergeResult(msgspec.Struct, frozen=True):
     """False for a dry run"""
     plan: Plan
     leftover: bytes | None
-    """a directory in the base's root that could not be removed and holds nothing that is needed; usually None"""
+    """a directory in the base's root that could not be moved away: the next command tries again; usually None"""
+    number: int | None = None
+    """in the log of merges, for ``undo``; None when nothing was done"""
 
 
 def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
@@ -49,26 +51,36 @@ def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
     mounted; RunState when it is merged or discarded; BaseError, StoreError.
     """
+    recover_merges(store, base=run.base)
     run = store.runs.get(run.id)
     if not run.is_live:
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
     if dry_run:
         with BaseTree(run.base) as base:
             return MergeResult(run.id, False, _plan(store, run, base), None)
-    with _locked(store, run.id), BaseTree(run.base) as base, _alone_in(base):
+    with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
         plan = _plan(store, run, base)
-        leftover = None
-        if plan.operations:
-            try:
-                leftover = carry_out(plan, base, store.objects, staging_name(run.id), lambda: _record(store, run))
-            except (MergeError, StoreError):
-                # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
-                store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
-                raise
-        else:
-            _record(store, run)
-        return MergeResult(run.id, True, plan, leftover)
+        if not plan.operations:
+            record_merged(store, run.id)
+            return MergeResult(run.id, True, plan, None)
+        try:
+            number, leftover = _carry_out(store, run, base, plan)
+        except (MergeError, StoreError):
+            # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
+            store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
+            raise
+        return MergeResult(run.id, True, plan, leftover, number)
+
+
+def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan) -> tuple[int, bytes | None]:
+    log, st = MergeLog(store), base.stat_dir(base.root)
+    identity, times = (st.st_dev, st.st_ino), (st.st_atime_ns, st.st_mtime_ns)
+    with log.begin(run.id, run.label, run.base, identity, staging_name(run.id), root_times=times) as pending:
+        slots = home_of(base, log, pending, plan)
+        application = Application(plan, base, store.objects, pending.staging, slots)
+        leftover = go_through(store, log, pending, application)
+    return pending.number, leftover
 
 
 def _plan(store: Store, run: Run, base: BaseTree) -> Plan:
@@ -98,29 +110,6 @@ def _locked(store: Store, run_id: str) -> Iterator[None]:
         return
     with store.runs.lock(run_id):
         yield
-
-
-@contextmanager
-def _alone_in(base: BaseTree) -> Iterator[None]:
-    """Keep other merges out of the base; MergeError at once when there is one."""
-    fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=base.fd(base.root))
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MergeError(f"another merge into {readable(base.path)} is under way; wait for it") from None
-        yield
-    finally:
-        os.close(fd)
-
-
-def _record(store: Store, run: Run) -> None:
-    """Mark the run merged and drop its upper.  Once it is marked, what is left over is the store's garbage."""
-    try:
-        store.discard(run.id, state="merged")
-    except Exception:
-        if store.runs.get(run.id).state != "merged":
-            raise
 
 
 def _refusal(run: Run, conflicts: tuple[PathConflict, ...]) -> str:

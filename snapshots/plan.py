@@ -26,6 +26,11 @@ class ConflictKind(StrEnum):
     KIND = "a different kind in the base"
     ATTRIBUTES = "attributes modified in both"
     OTHER_FILESYSTEM = "on another filesystem"
+    MODIFIED_SINCE = "modified since the merge"
+    DELETED_SINCE = "deleted since the merge"
+    REPLACED_SINCE = "replaced since the merge"
+    ADDED_SINCE = "added since the merge"
+    ATTRIBUTES_SINCE = "attributes changed since the merge"
 
 
 class PathConflict(msgspec.Struct, frozen=True):
@@ -108,8 +113,8 @@ class SetAttrs(msgspec.Struct, frozen=True, tag=True):
     """Set attributes of the node at the run path ``path``."""
 
     path: bytes
-    before: Attrs | None
-    """to take it back; None for what the merge made itself"""
+    before: Attrs
+    """to take it back; of a new directory its mode while it is in a slot"""
     after: Attrs
 
 
@@ -125,7 +130,7 @@ class Plan(msgspec.Struct, frozen=True):
     attach: tuple[Put | Replace | Link | SetAttrs, ...]
     """by run path, when everything is detached"""
     touched: tuple[bytes, ...]
-    """base paths of the base directories in which names change: taking back restores their times"""
+    """base paths of the base directories in which names change: taking back, and undo, restore their times"""
     root_times_ns: tuple[int, int] | None
     """the base's own, as the mount showed them, set last, when the staging directory is gone; None: as they were"""
     conflicts: tuple[PathConflict, ...]

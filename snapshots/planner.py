@@ -148,7 +148,7 @@ class _Planner:
 
     def _new_directory(self, place: Place, entry: Entry, spot: _Spot) -> None:
         staged = self._make(entry, spot)
-        self._attrs[spot.path] = SetAttrs(spot.path, None, Attrs(mode=stat.S_IMODE(entry.mode)))
+        self._attrs[spot.path] = SetAttrs(spot.path, Attrs(mode=0o700), Attrs(mode=stat.S_IMODE(entry.mode)))
         self._times[spot.path] = (entry.atime_ns, entry.mtime_ns)
         self._waiting.append((place, staged))
 
@@ -368,13 +368,13 @@ class _Planner:
             if st.st_mode & _OWNER_MAY != _OWNER_MAY:
                 unlock.append(Unlock(base_path, stat.S_IMODE(st.st_mode)))
                 if place is not None:
-                    op = self._attrs.get(place.path, SetAttrs(place.path, None, Attrs()))
+                    op = self._attrs.get(place.path, SetAttrs(place.path, Attrs(), Attrs()))
                     mode = stat.S_IMODE(st.st_mode)
-                    unlocked = replace(op.before or Attrs(), mode=mode | _OWNER_MAY)  # taking back needs to enter it
+                    unlocked = replace(op.before, mode=mode | _OWNER_MAY)  # taking back needs to enter it
                     after = op.after if op.after.mode is not None else replace(op.after, mode=mode)
                     self._attrs[place.path] = SetAttrs(place.path, unlocked, after)
         for path, times in self._times.items():
             if path:
-                op = self._attrs.get(path, SetAttrs(path, None, Attrs()))
+                op = self._attrs.get(path, SetAttrs(path, Attrs(), Attrs()))
                 self._attrs[path] = SetAttrs(path, op.before, replace(op.after, times_ns=times))
         return unlock

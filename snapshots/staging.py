@@ -1,7 +1,8 @@
 """The hidden directory in the base's root in which a merge prepares what is new and keeps what is old.
 
 Owns its name, what is made in it, and its removal.  It lies in the base because only there is a rename into place
-possible.  Knows no conflicts and no order of operations.  Belongs to the thread of its ``BaseTree``.
+possible.  It also holds the journal, from the commit point to the end.  Knows no conflicts and no order of operations.
+Belongs to the thread of its ``BaseTree``.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from snapshots import disk
-from snapshots.base import BaseTree
+from snapshots.base import STAGING_PREFIX, BaseTree
 from snapshots.basepaths import BasePaths, join, split
 from snapshots.content import BaseContent, ObjectReader, StoredContent, open_entry
 from snapshots.entries import Entry
@@ -18,20 +19,25 @@ from snapshots.errors import BaseChanged, MergeError
 from snapshots.names import readable
 from snapshots.plan import Make
 
-PREFIX = b".goexfs-merge-"
-_DONE = b".done"
+DETACH = b"detach"
+ATTACH = b"attach"
+_UNFINISHED = b"journal"
 _COPY = 8 << 20
 
 
 def staging_name(run_id: str) -> bytes:
     """The name of a run's staging directory."""
-    return PREFIX + os.fsencode(run_id)
+    return STAGING_PREFIX + os.fsencode(run_id)
 
 
 class Staging:
-    """The staging directory of one merge, from ``create`` to ``remove``."""
+    """The staging directory of one merge, from ``create`` (or ``receive``, or ``reopen``) to ``remove`` (or ``leave``).
 
-    def __init__(self, base: BaseTree, objects: ObjectReader, name: bytes) -> None:
+    Until ``commit`` it holds nothing of the base.  The journal in it changes its name with the phase: it is ``detach``
+    while names go away and ``attach`` while they come.
+    """
+
+    def __init__(self, base: BaseTree, objects: ObjectReader | None, name: bytes) -> None:
         self.name = name
         self.fd = -1
         """of the directory, while it is there"""
@@ -42,24 +48,73 @@ class Staging:
         self._objects = objects
 
     def create(self) -> None:
-        """Make the directory.  MergeError when an interrupted merge left one that holds what it replaced."""
+        """Make the directory.  MergeError when there is one already."""
         root = self._tree.fd(self._tree.root)
-        self._remove(self.name + _DONE)
         try:
             disk.mkdir(root, self.name)
         except FileExistsError:
             raise MergeError(
-                f"an earlier merge of this run was interrupted; {readable(self.name)} in the base holds what it had "
-                "replaced by then: put that back, or remove the directory, and merge again"
+                f"{readable(self.name)} in the base was left by an interrupted merge of another store: recover it there,"
+                " or remove the directory, and merge again"
             ) from None
         self.made = True
-        self.fd = os.open(self.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+        self.fd = disk.open_dir(root, self.name)
         # What is made below must not inherit the root's group or default access control list.
         disk.chmod(root, self.name, 0o700)
         inherited = self._tree.xattrs(self._tree.root, self.name)
         lists = {name: value for name, value in inherited.items() if name.startswith(b"system.posix_acl")}
         if lists:
             disk.set_xattrs(root, self.name, lists, {})
+
+    def reopen(self) -> bool:
+        """Take over the directory that is there; False when there is none."""
+        root = self._tree.fd(self._tree.root)
+        try:
+            self.fd = disk.open_dir(root, self.name)
+        except FileNotFoundError:
+            return False
+        self.made = True
+        return True
+
+    # -- the journal
+
+    def commit(self, journal: bytes, phase: bytes) -> None:
+        """Write the journal and make it, and all that is staged, durable: the commit point is the rename."""
+        disk.write_file(self.fd, _UNFINISHED, journal)
+        disk.sync(self.fd)
+        disk.rename(self.fd, _UNFINISHED, self.fd, phase)
+        disk.sync_dir(self.fd)
+
+    def turn(self, old: bytes, new: bytes) -> None:
+        """Go over to the other phase."""
+        disk.rename(self.fd, old, self.fd, new)
+
+    def journal(self) -> tuple[bytes, bytes] | None:
+        """The journal and the phase; None before the commit point and after the end."""
+        for phase in (DETACH, ATTACH):
+            data = disk.read_file(self.fd, phase)
+            if data is not None:
+                return data, phase
+        return None
+
+    def close_journal(self) -> None:
+        """Remove the journal: what is in the base is complete, and what is in the slots is not needed for it."""
+        for name in (DETACH, ATTACH, _UNFINISHED):
+            if disk.exists(self.fd, name):
+                disk.unlink(self.fd, name)
+
+    def slots(self) -> dict[bytes, tuple[int, int]]:
+        """Device and inode number of what is in every slot."""
+        found = {}
+        with os.scandir(self.fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if name.isdigit():
+                    st = entry.stat(follow_symlinks=False)
+                    found[name] = st.st_dev, st.st_ino
+        return found
+
+    # -- what is made in it
 
     def make(self, makes: Iterable[Make]) -> None:
         """Make new nodes, parents first; BaseChanged when the base no longer has what a content takes from it."""
@@ -107,6 +162,7 @@ class Staging:
 
     def _write(self, fd: int, entry: Entry) -> None:
         """Copy the content; holes stay holes."""
+        assert self._objects is not None
         written = 0
         with open_entry(entry, self._paths, self._objects) as source:
             lower = source if isinstance(source, BaseContent) else None
@@ -133,6 +189,7 @@ class Staging:
         return written
 
     def _copy_object(self, name: bytes, start: int, fd: int, offset: int, length: int) -> None:
+        assert self._objects is not None
         source = self._objects.descriptor(name) if length > _COPY else None
         if source is not None:
             disk.copy(source, start, fd, offset, length)
@@ -145,61 +202,71 @@ class Staging:
             disk.write(fd, data, offset)
             start, offset = start + len(data), offset + len(data)
 
-    def retire(self) -> None:
-        """Rename the directory so that its name says: nothing in here is needed any more."""
-        root = self._tree.fd(self._tree.root)
-        self._remove(self.name + _DONE)
-        disk.rename(root, self.name, root, self.name + _DONE)
-        self.name += _DONE
+    # -- the end
 
-    def remove(self) -> None:
-        """Remove the directory and everything in it."""
+    def close(self) -> None:
+        """Close the descriptor; the directory stays."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-        self._remove(self.name)
+
+    def left(self) -> None:
+        """The directory is somewhere else now, and somebody else's."""
+        self.close()
         self.made = False
 
-    def _remove(self, name: bytes) -> None:
-        """Remove a tree of any depth with two descriptors: directories are pulled up before they are emptied."""
-        root = self._tree.fd(self._tree.root)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    def remove(self) -> None:
+        """Remove the directory and everything in it."""
+        self.close()
+        remove_tree(self._tree.fd(self._tree.root), self.name)
+        self.made = False
+
+
+def remove_tree(dir_fd: int, name: bytes) -> None:
+    """Remove a tree of any depth with two descriptors: directories are pulled up before they are emptied.
+
+    Fine if it is gone.
+    """
+    try:
+        top = disk.open_dir(dir_fd, name)
+    except FileNotFoundError:
+        return
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+    disk.rmdir(dir_fd, name)
+
+
+def _empty(top: int) -> None:
+    pulled = 0
+    waiting: deque[bytes] = deque()
+    current: bytes | None = None
+    while True:
+        fd = top if current is None else disk.open_dir(top, current)
         try:
-            top = os.open(name, flags, dir_fd=root)
-        except FileNotFoundError:
-            return
-        try:
-            pulled = 0
-            waiting: deque[bytes] = deque()
-            current: bytes | None = None
-            while True:
-                fd = top if current is None else os.open(current, flags, dir_fd=top)
-                try:
-                    for entry in _listing(fd):
-                        child, is_dir = entry
-                        if not is_dir:
-                            disk.unlink(fd, child)
-                            continue
-                        st = os.stat(child, dir_fd=fd, follow_symlinks=False)
-                        if st.st_mode & stat.S_IRWXU != stat.S_IRWXU:
-                            disk.chmod(fd, child, 0o700)
-                        if current is None:
-                            waiting.append(child)
-                        else:
-                            pulled += 1
-                            deeper = b"d%d" % pulled
-                            disk.rename(fd, child, top, deeper)
-                            waiting.append(deeper)
-                finally:
-                    if current is not None:
-                        os.close(fd)
-                        disk.rmdir(top, current)
-                if not waiting:
-                    break
-                current = waiting.popleft()
+            for child, is_dir in _listing(fd):
+                if not is_dir:
+                    disk.unlink(fd, child)
+                    continue
+                st = os.stat(child, dir_fd=fd, follow_symlinks=False)
+                if st.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                    disk.chmod(fd, child, 0o700)
+                if current is None:
+                    waiting.append(child)
+                else:
+                    pulled += 1
+                    while disk.exists(top, deeper := b"d%d" % pulled):  # of a removal that was interrupted
+                        pulled += 1
+                    disk.rename(fd, child, top, deeper)
+                    waiting.append(deeper)
         finally:
-            os.close(top)
-        disk.rmdir(root, name)
+            if current is not None:
+                os.close(fd)
+                disk.rmdir(top, current)
+        if not waiting:
+            return
+        current = waiting.popleft()
 
 
 def _listing(fd: int) -> list[tuple[bytes, bool]]:

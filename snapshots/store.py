@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from snapshots import durable
 from snapshots.database import Database
 from snapshots.errors import RunState, RunUnknown, StoreFull
 from snapshots.hashing import Hasher, xxh3_128
@@ -136,6 +137,10 @@ class Store:
         collected = self.objects.collect(rows=rows)
         self.database.shrink(frugal=frugal)
         return Collected(objects + collected.objects, freed + collected.bytes)
+
+    def has_interrupted_merges(self) -> bool:
+        """Whether there may be one (or one that is under way): the cheap question before ``recover_merges``."""
+        return any(name.startswith("pending-") for name in durable.listdir(self.layout.merges))
 
     def bytes_held(self, run_id: str) -> int:
         """Bytes in the objects that the run's entries use, shared ones too.  Errors: RunUnknown."""

@@ -1,0 +1,241 @@
+"""The log of merges: what was merged and undone, what is needed to take it back, and what is under way.
+
+Owns ``merges/`` in the store: ``N/record`` (a summary), ``N/course`` (plan and trail), ``N/kept/`` (the slots: what the
+merge replaced or removed) and ``pending-N`` (a merge that is under way, locked by the process that does it).  Knows
+nothing of how a plan is carried out.  Belongs to the thread of its store.
+
+Kept are the last ``KEEP_RECORDS`` records, and the pre-images of the latest merges up to ``KEEP_BYTES``: the oldest go
+first, and the very latest never goes.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from snapshots import durable
+from snapshots.course import Times, Trail
+from snapshots.errors import MergeError, StoreDamaged
+from snapshots.plan import Plan
+from snapshots.staging import remove_tree
+from snapshots.store import Store
+
+KEEP_RECORDS = 200
+KEEP_BYTES = 2 << 30
+KEPT = b"kept"
+_PENDING = "pending-"
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A merge or an undo that is under way; written before anything is done."""
+
+    number: int
+    run_id: str | None
+    """the run that is merged; None for an undo"""
+    label: str
+    base: bytes
+    base_identity: tuple[int, int]
+    staging: bytes
+    """name of the staging directory in the base"""
+    undoes: int | None
+    """the merge that is taken back"""
+    root_times: Times
+    """of the base, before"""
+    rest: bytes = b""
+    """what of the run is not merged, for ``snapshots.rest``; empty when all of it is"""
+
+
+class MergeRecord(msgspec.Struct, frozen=True):
+    """A merge or an undo that was completed."""
+
+    number: int
+    made_ns: int
+    run_id: str | None
+    """the run that was merged; None for an undo"""
+    label: str
+    """of the run, for people"""
+    base: bytes
+    base_identity: tuple[int, int]
+    undoes: int | None
+    """the merge or undo that this took back"""
+    backward: bool
+    """whether it went from a new tree to an old one: an undo, or an undo of an undo of an undo"""
+    paths: int
+    """how many operations on names there were"""
+    kept_bytes: int
+    """on the disk, in what it replaced or removed"""
+    root_times: Times
+    """of the base, afterwards"""
+
+
+class _Course(msgspec.Struct, frozen=True):
+    plan: Plan
+    trail: Trail
+
+
+class MergeLog:
+    """The merges of one store.  Errors: StoreError."""
+
+    def __init__(self, store: Store) -> None:
+        self._path = store.layout.merges
+
+    # -- under way
+
+    @contextmanager
+    def begin(self, run_id: str | None, label: str, base: bytes, base_identity: tuple[int, int], staging: bytes, *,
+              root_times: Times, undoes: int | None = None, rest: bytes = b"") -> Iterator[Pending]:  # fmt: skip
+        """Announce a merge, and hold its lock.  What is left of it at the end is for ``finish``, or for a recovery."""
+        with durable.reporting(f"cannot write the log of merges in {self._path}"):
+            number = max([*self._numbers(), *(int(name) for name in self._pending_numbers())], default=0) + 1
+            while True:
+                durable.step("mkdir", self.directory(number))
+                try:
+                    os.mkdir(self.directory(number), 0o700)
+                    break
+                except FileExistsError:
+                    number += 1
+            pending = Pending(number, run_id, label, base, base_identity, staging, undoes, root_times, rest)
+            path = f"{self._path}/{_PENDING}{number}"
+            fd = durable.create(f"{self.directory(number)}/{_PENDING}", 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                durable.write_all(fd, msgspec.msgpack.encode(pending))
+                durable.sync(fd)
+                durable.rename(f"{self.directory(number)}/{_PENDING}", path)
+                durable.sync_directory(self._path)
+            except BaseException:
+                os.close(fd)
+                self.drop(number)
+                raise
+        try:
+            yield pending
+        finally:
+            os.close(fd)
+
+    def interrupted(self) -> Iterator[Pending]:
+        """Every merge whose process died, locked while it is looked at."""
+        for name in self._pending_numbers():
+            path = f"{self._path}/{_PENDING}{name}"
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink:  # else it came to its end meanwhile
+                    with open(path, "rb") as file:
+                        yield msgspec.msgpack.decode(file.read(), type=Pending)
+            except BlockingIOError:
+                continue  # it is alive
+            except msgspec.MsgspecError as e:
+                raise StoreDamaged(f"{path} is damaged ({e})") from e
+            finally:
+                os.close(fd)
+
+    def finish(self, pending: Pending) -> None:
+        """A merge is over, whatever came of it; of one that came to nothing no record remains."""
+        with durable.reporting(f"cannot write the log of merges in {self._path}"):
+            durable.unlink(f"{self._path}/{_PENDING}{pending.number}")
+            if not os.path.exists(self.directory(pending.number) / "record"):
+                self.drop(pending.number)
+
+    # -- records
+
+    def write(self, record: MergeRecord, plan: Plan, trail: Trail) -> None:
+        """Record what was done.  The record is written last: where it is, there is the rest."""
+        with durable.reporting(f"cannot write the log of merges in {self._path}"):
+            directory = self.directory(record.number)
+            durable.write_file(directory / "course", msgspec.msgpack.encode(_Course(plan, trail)))
+            durable.write_file(directory / "record", msgspec.msgpack.encode(record))
+
+    def unwrite(self, number: int) -> None:
+        """It is not done, after all."""
+        durable.unlink(self.directory(number) / "record")
+
+    def records(self) -> list[MergeRecord]:
+        """All there are, the latest last."""
+        found = (self._record(number) for number in sorted(self._numbers()))
+        return [record for record in found if record is not None]
+
+    def get(self, number: int) -> MergeRecord:
+        """One record; MergeError when there is none."""
+        record = self._record(number)
+        if record is None:
+            raise MergeError(f"there is no merge {number}; `goexfs merges` lists them")
+        return record
+
+    def course(self, number: int) -> tuple[Plan, Trail]:
+        """Plan and trail of a recorded merge."""
+        try:
+            with open(self.directory(number) / "course", "rb") as file:
+                course = msgspec.msgpack.decode(file.read(), type=_Course)
+        except (OSError, msgspec.MsgspecError) as e:
+            raise StoreDamaged(f"the record of merge {number} is damaged ({e}); it cannot be undone") from e
+        return course.plan, course.trail
+
+    def is_kept(self, number: int) -> bool:
+        """Whether there is what an undo needs."""
+        return os.path.isdir(self.directory(number) / os.fsdecode(KEPT))
+
+    def taken_back(self) -> dict[int, int]:
+        """Number of a merge -> number of what took it back."""
+        return {record.undoes: record.number for record in self.records() if record.undoes is not None}
+
+    def _record(self, number: int) -> MergeRecord | None:
+        try:
+            with open(self.directory(number) / "record", "rb") as file:
+                return msgspec.msgpack.decode(file.read(), type=MergeRecord)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as e:
+            raise StoreDamaged(f"the record of merge {number} is damaged ({e})") from e
+
+    # -- what is kept
+
+    def directory(self, number: int) -> Path:
+        """Where everything of a merge is."""
+        return self._path / str(number)
+
+    def open(self, number: int) -> int:
+        """A descriptor of it; the caller closes."""
+        return os.open(self.directory(number), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def drop(self, number: int) -> None:
+        """Remove everything of a merge."""
+        self._remove(os.fsencode(self._path), b"%d" % number)
+
+    def prune(self, *, keep_bytes: int = KEEP_BYTES, keep_records: int = KEEP_RECORDS) -> list[int]:
+        """Drop what is too much, the oldest first; which merges cannot be undone any more."""
+        under_way = {int(name) for name in self._pending_numbers()}
+        records = [record for record in reversed(self.records()) if record.number not in under_way]
+        total, dropped = 0, []
+        with durable.reporting(f"cannot empty {self._path}"):
+            for place, record in enumerate(records):
+                if self.is_kept(record.number):
+                    total += record.kept_bytes
+                    if place and (total > keep_bytes or place >= keep_records):
+                        self._remove(os.fsencode(self.directory(record.number)), KEPT)
+                        dropped.append(record.number)
+                if place >= keep_records:
+                    self.drop(record.number)
+        return dropped
+
+    @staticmethod
+    def _remove(directory: bytes, name: bytes) -> None:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            remove_tree(fd, name)
+        finally:
+            os.close(fd)
+
+    def _numbers(self) -> list[int]:
+        return [int(name) for name in durable.listdir(self._path) if name.isdigit()]
+
+    def _pending_numbers(self) -> list[str]:
+        names = (name.removeprefix(_PENDING) for name in durable.listdir(self._path) if name.startswith(_PENDING))
+        return sorted((name for name in names if name.isdigit()), key=int)
+
+
