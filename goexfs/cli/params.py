@@ -5,6 +5,8 @@ and never created by it.
 """
 
 import os
+import re
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -53,11 +55,33 @@ class PointRef(RunRef):
         return [CompletionItem(f"{before}@{s.name}", help=s.message) for s in snapshots if s.name.startswith(beginning)]
 
 
+class Size(click.ParamType[int]):
+    """Bytes, as ``500``, ``64K``, ``256M`` or ``2G`` (binary units)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,12})\s*([kmgt]?)i?b?", str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is no size; write 256M or 2G", param, ctx)
+        return int(found[1]) << (10 * " kmgt".index(found[2] or " "))
+
+
 RUN = RunRef()
 POINT = PointRef()
 ANY_PATH = click.Path(path_type=bytes, readable=False)
 """Any path, as bytes: whether it exists and is a directory is for the library to say, with its own status."""
 
+auto_snapshot_option = click.option(
+    "--auto-snapshot", metavar="WHEN", multiple=True,
+    help="Snapshots by themselves: exit (of CMD), quiet=SECONDS or every=CHANGES (repeatable).",
+)  # fmt: skip
+history_limit_option = click.option(
+    "--history-limit", type=Size(), metavar="SIZE", help="How much of its past the run keeps (default: 256M)."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 color_option = click.option(
     "--color",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from goexfs.cli.output import home, note, print_json
-from goexfs.cli.params import ANY_PATH, RUN, json_option
+from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
 from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @click.option("--merge", "wish", flag_value="merge", help="Merge the run at the end, whatever the exit status.")
 @click.option("--rw", metavar="PATH", multiple=True, type=ANY_PATH, help="Host path CMD may write to (repeatable).")
 @click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
+@auto_snapshot_option
+@history_limit_option
 @nested_option
 @other_option
 @json_option
@@ -85,12 +87,11 @@ def _session(
     base: bytes | None,
     name: str | None,
     ref: str | None,
-    allow_nested: bool,
-    allow_other: bool,
+    **options: Any,
 ) -> "Iterator[Session]":
     """The mounted run.  Left by an exception, one that was kept before is kept again, and one without changes goes."""
     on_exit: Literal["keep", "forget"] = "forget" if wish == "discard" else "keep"
-    options = _given(allow_nested=allow_nested, allow_other=allow_other)
+    options = _given(**options)
     if ref is not None:
         session = store.resume(ref, command=command, on_exit=on_exit, **options)
     else:
@@ -105,21 +106,23 @@ def _session(
             raise
 
 
-def _given(**options: bool) -> dict[str, Any]:
+def _given(**options: Any) -> dict[str, Any]:
     """Only what was asked for: a run that goes on keeps the options it began with."""
-    return {name: value for name, value in options.items() if value}
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
 @click.command("mount", short_help="Mount a run for an agent that is started some other way.")
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay until the run is unmounted; Ctrl-C unmounts it.")
+@auto_snapshot_option
+@history_limit_option
 @nested_option
 @other_option
 @json_option
 @click.argument("places", metavar="[BASE] MOUNTPOINT", nargs=-1, required=True, type=ANY_PATH)
 def mount_command(
-    places: tuple[bytes, ...], ref: str | None, name: str | None, foreground: bool, as_json: bool, **options: bool
+    places: tuple[bytes, ...], ref: str | None, name: str | None, foreground: bool, as_json: bool, **options: Any
 ) -> None:
     """Mount a new run over BASE, or with --run a kept one, at the empty directory MOUNTPOINT.
 

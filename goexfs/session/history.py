@@ -17,7 +17,7 @@ from snapshots.store import Store
 
 if TYPE_CHECKING:
     from snapshots.content import Readable
-    from snapshots.history import History, Snapshot
+    from snapshots.history import History, Kind, Snapshot
     from snapshots.rewind import Rewound
     from snapshots.tree import Place
 
@@ -54,6 +54,11 @@ class Past:
         """
         self._settle(seal=True)
         return self._history.snapshot(name, message)
+
+    def snapshot_now(self, kind: "Kind") -> "Snapshot":
+        """An automatic snapshot; the one there is already, when nothing has changed since."""
+        self._settle(seal=True)
+        return self._history.snapshot(kind=kind)
 
     def snapshots(self) -> "list[Snapshot]":
         """All snapshots, the latest last."""

@@ -38,6 +38,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """end when the session process does; otherwise the server outlives it"""
     discard: bool
     """with ``attached``: discard the run, and forget it, when the session process dies without a verdict"""
+    auto_snapshot: tuple[str, ...] = ()
+    """see ``snapshots.occasions``"""
 
 
 class Report(msgspec.Struct, frozen=True):

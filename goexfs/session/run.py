@@ -117,7 +117,9 @@ class Session(RunHandle):
                 Command(words, place, variables, self.id, box, stdin, out, err), timeout=timeout, grace=grace
             )
             outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))
-        self._store.runs.update(self.id, exit_status=ended.status)
+        record = self._store.runs.update(self.id, exit_status=ended.status)
+        if "exit" in record.options.get("auto_snapshot", ()) and self.state == "active":
+            self.snapshot_now("exit")
         return Completed(words, ended.status, outputs[0], outputs[1], ended.signal)
 
     def _sandbox(self, rw: Iterable[Words], network: bool) -> Sandbox:

@@ -22,6 +22,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from goexfs.fuse import occasions
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
@@ -33,6 +34,7 @@ from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
 from snapshots.base import BaseTree
 from snapshots.errors import GoexfsError, StoreError
+from snapshots.occasions import parse_occasions
 from snapshots.recovery import Recovery, recover
 from snapshots.store import Store
 
@@ -184,6 +186,7 @@ class _Server:
                     store.runs.update(run_id, state="active", mountpoint=assignment.mountpoint, pid=os.getpid())
                     self._report(None)
                     nursery.start_soon(self._watch, service, listening, isinstance(base, SlowBaseTree))
+                    nursery.start_soon(occasions.watch, service, run_id, parse_occasions(assignment.auto_snapshot))
                     if assignment.attached:
                         nursery.start_soon(self._notice_death, listening)
 

@@ -6,6 +6,7 @@ Owns the beginning of a run: checks, record, lock, server.  What is done with it
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -15,6 +16,7 @@ from goexfs.session.handle import RunHandle
 from goexfs.session.history import split
 from goexfs.session.home import default_store_path
 from goexfs.session.launch import LOG, Assignment
+from goexfs.session.options import HISTORY_LIMIT, remembered
 from goexfs.session.run import OnExit, Session
 from snapshots.errors import GoexfsError, RunState, RunUnknown
 from snapshots.names import readable
@@ -31,9 +33,14 @@ Place = str | bytes | os.PathLike[str]
 def open_store(path: os.PathLike[str] | str | None = None, *, create: bool = True) -> "RunStore":
     """Open the store at ``path`` (default: the user's, see ``goexfs.session.home``), making it unless told not to.
 
-    Raises a ``StoreError``.
+    A merge that was interrupted is brought to its end.  Raises a ``StoreError``.
     """
-    return RunStore(Store.open(default_store_path() if path is None else Path(path), create=create))
+    store = Store.open(default_store_path() if path is None else Path(path), create=create)
+    if store.has_interrupted_merges():
+        from snapshots.mergerecovery import recover_merges
+
+        recover_merges(store)
+    return RunStore(store)
 
 
 class RunStore:
@@ -113,17 +120,26 @@ class RunStore:
         mountpoint: Place | None = None,
         allow_other: bool = False,
         allow_nested: bool = False,
+        auto_snapshot: Iterable[str] = (),
+        history_limit: int | None = None,
         on_exit: OnExit = "discard",
     ) -> Session:
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
 
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
-        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``on_exit`` says what
-        becomes of it without a verdict.
+        ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``auto_snapshot`` are
+        occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how many
+        bytes of its past it keeps (``snapshots.retention``); ``on_exit`` says what becomes of it without a verdict.
 
         Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
         """
-        options = {"allow_other": allow_other, "allow_nested": allow_nested}
+        options: dict[str, Any] = {
+            "allow_other": allow_other,
+            "allow_nested": allow_nested,
+            "auto_snapshot": tuple(auto_snapshot),
+        }
+        if history_limit is not None:
+            options[HISTORY_LIMIT] = history_limit
         session = self._begin(base, name, command, options, mountpoint, on_exit)
         assert isinstance(session, Session)
         return session
@@ -135,7 +151,7 @@ class RunStore:
         command: tuple[str, ...] | None = None,
         mountpoint: Place | None = None,
         on_exit: OnExit = "keep",
-        **options: bool,
+        **options: Any,
     ) -> Session:
         """Mount a kept (or crashed) run again: it goes on where it stopped.
 
@@ -153,13 +169,13 @@ class RunStore:
         *,
         name: str | None = None,
         foreground: bool = False,
-        **options: bool,
+        **options: Any,
     ) -> RunHandle:
         """Mount a new run over the base ``what``, or the kept run ``what``, for agents that are started some other way.
 
         The server outlives this process; ``RunHandle.unmount`` ends it.  With ``foreground`` it does not, and a
-        ``Session`` is returned.  Options (``allow_other``, ``allow_nested``) and errors are those of ``start`` and
-        ``resume``.
+        ``Session`` is returned.  Options (``allow_other``, ``allow_nested``, ``auto_snapshot``, ``history_limit``) and
+        errors are those of ``start`` and ``resume``.
         """
         on_exit: OnExit | None = "keep" if foreground else None
         if isinstance(what, RunHandle):
@@ -176,8 +192,9 @@ class RunStore:
         place, hidden = self._places(path, mountpoint, options)
         server = launch.Server.take()
         try:
-            record = self.store.runs.create(base=path, name=name, command=command, options=_known(options))
+            record = self.store.runs.create(base=path, name=name, command=command, options=remembered(options))
             try:
+                self._limit(record, options)
                 with self.store.runs.lock(record.id) as lock:
                     return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
@@ -199,11 +216,12 @@ class RunStore:
         if handle.state == "crashed":
             handle.recover()
         checks.same_base(record)
-        options = {**record.options, **options}
-        place, hidden = self._places(record.base, mountpoint, options)
+        merged = {**record.options, **remembered(options)}
+        place, hidden = self._places(record.base, mountpoint, merged)
         with self.store.runs.lock(record.id) as lock:
             fields = {} if command is None else {"command": command}
-            record = self.store.runs.update(record.id, state="active", options=_known(options), **fields)
+            record = self.store.runs.update(record.id, state="active", options=merged, **fields)
+            self._limit(record, options)
             server = launch.Server.take()
             try:
                 return self._serve(server, record, place, hidden, lock, on_exit)
@@ -211,6 +229,12 @@ class RunStore:
                 server.let_go()
                 self.store.runs.update(record.id, state="kept", mountpoint=None, pid=None)
                 raise
+
+    def _limit(self, record: Run, options: dict[str, Any]) -> None:
+        if HISTORY_LIMIT in options:
+            from snapshots.retention import set_limit
+
+            set_limit(self.store, record.id, max(int(options[HISTORY_LIMIT]), 0))
 
     def _places(
         self, base: bytes, mountpoint: Place | None, options: dict[str, Any]
@@ -238,16 +262,9 @@ class RunStore:
             allow_other=bool(record.options.get("allow_other")),
             attached=on_exit is not None,
             discard=on_exit == "forget",
+            auto_snapshot=tuple(record.options.get("auto_snapshot", ())),
         )
         server.assign(assignment, lock.fileno(), directory / LOG)
         if on_exit is not None:
             return Session(self.store, record, server, mountpoint, on_exit)
         return RunHandle(self.store, record)
-
-
-def _known(options: dict[str, Any]) -> dict[str, bool]:
-    """The options that a run remembers; raises ``TypeError`` for any other."""
-    unknown = options.keys() - {"allow_other", "allow_nested"}
-    if unknown:
-        raise TypeError(f"a mount has no option {sorted(unknown)[0]!r}")
-    return {key: bool(value) for key, value in options.items()}

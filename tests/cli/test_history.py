@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from goexfs.cli.errors import STATUS
-from snapshots.errors import HistoryGone, RunExists, RunUnknown, SnapshotExists, SnapshotUnknown
+from snapshots.errors import HistoryGone, RunError, RunExists, RunUnknown, SnapshotExists, SnapshotUnknown
 from tests.cli.conftest import Command
 
 
@@ -82,3 +82,13 @@ def test_rewind(goexfs: Command, work: str) -> None:
     assert goexfs("rewind", "work").returncode == 0
     assert names(goexfs, work) == ["A\tdir", "A\tdir/d", "A\tfile"], "a rewind can be rewound"
     assert goexfs("fsck").returncode == 0
+
+
+def test_automatic_snapshots(goexfs: Command) -> None:
+    done = goexfs("run", "--keep", "--auto-snapshot", "exit", "--history-limit", "1M", "--", "sh", "-c", "echo 1 > f")
+    assert done.returncode == 0, done.stderr
+    (snapshot,) = goexfs.json("snapshots", "@")["snapshots"]
+    assert snapshot["kind"] == "exit"
+    assert goexfs("run", "--keep", "--auto-snapshot", "never", "--", "true").returncode == STATUS[RunError]
+    assert goexfs("run", "--keep", "--history-limit", "much", "--", "true").returncode == 2
+    assert "automatic snapshot" in goexfs("gc").stdout

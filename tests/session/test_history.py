@@ -14,6 +14,7 @@ from snapshots.errors import HistoryGone, RunError, RunUnknown, SnapshotExists, 
 from snapshots.retention import set_limit
 from tests.session.test_runs import edited
 from tests.support import trees
+from tests.support.commands import eventually
 
 
 def test_references() -> None:
@@ -243,3 +244,23 @@ def test_a_server_that_dies_after_a_rewind(store: RunStore, fresh_base: Path) ->
         run.recover()
         assert edited(run) == {b"a": "A", b"c": "A"}
         assert run.cat(b"a") == b"1\n"
+
+
+def test_automatic_snapshots(store: RunStore, fresh_base: Path) -> None:
+    with pytest.raises(RunError, match="no occasion"):
+        store.start(fresh_base, auto_snapshot=["often"])
+    occasions = ["exit", "quiet=0.5", "every=30"]
+    with store.start(fresh_base, auto_snapshot=occasions, history_limit=50_000_000) as run:
+        run.exec(["sh", "-c", "echo 1 > a"])
+        run.exec(["true"])
+        assert [s.kind for s in run.snapshots()] == ["exit"], "one for both: nothing has changed in between"
+        assert run.cat(b"a", at="~1") == b"1\n"
+        (run.mountpoint / "b").write_text("b")
+        assert eventually(lambda: [s.kind for s in run.snapshots()] == ["exit", "quiet"], within=20)
+        for number in range(40):
+            (run.mountpoint / f"n{number}").write_text("x")
+        assert eventually(lambda: "every" in [s.kind for s in run.snapshots()], within=20)
+        run.keep()
+    with store.resume(run) as again:
+        again.exec(["rm", "a"])
+        assert again.snapshots()[-1].kind == "exit", "it was remembered"

@@ -1,0 +1,50 @@
+"""Automatic snapshots of a mounted run: when it has been quiet, or has changed much.
+
+Owns the watching for these two occasions.  Event loop's thread.
+"""
+
+import logging
+import time
+
+import trio
+
+from goexfs.fuse.service import Service
+from snapshots.errors import GoexfsError
+from snapshots.history import History, Kind
+from snapshots.occasions import Occasions
+
+TICK_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
+
+
+async def watch(service: Service, run_id: str, occasions: Occasions) -> None:
+    """Make snapshots when there is occasion for one; until cancelled."""
+    overlay = service.overlay
+    seen = overlay.change_count
+    while occasions.quiet_seconds or occasions.every:
+        await trio.sleep(TICK_SECONDS)
+        changes = overlay.change_count
+        kind: Kind | None = None
+        if occasions.every and changes - seen >= occasions.every:
+            kind = "every"
+        elif (
+            occasions.quiet_seconds
+            and changes != seen
+            and time.time_ns() - overlay.last_change_ns >= occasions.quiet_seconds * 1e9
+        ):
+            kind = "quiet"
+        if kind is None:
+            continue
+        try:
+            await snapshot(service, run_id, kind)
+        except GoexfsError as error:
+            log.warning("no automatic snapshot: %s", error)
+        seen = overlay.change_count
+
+
+async def snapshot(service: Service, run_id: str, kind: Kind) -> str:
+    """Seal, and name what there is then; the name."""
+    await service.seal_now()
+    made = await service.sealer.with_store(lambda store: History(store, run_id).snapshot(kind=kind))
+    return made.name
