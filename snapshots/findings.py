@@ -32,6 +32,8 @@ class Kind(StrEnum):
     """a name that leads to no entry, or in what is not a directory; repair drops it"""
     USES = "uses"
     """the table of used objects disagrees with the entries; repair writes it anew"""
+    HISTORY = "history"
+    """a snapshot of what never was, or a fork of it; repair forgets such a snapshot, and a fork nobody has"""
     RUN_RECORD = "run-record"
     """the record of a run cannot be read; not repaired"""
     RUN_DIRECTORY = "run-directory"

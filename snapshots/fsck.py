@@ -48,6 +48,7 @@ class _Check:
             self._check_directories,
             self._check_objects,
             self._check_runs,
+            self._check_history,
             self._check_unheld,
             self._check_files,
             self._check_modes,
@@ -173,6 +174,37 @@ class _Check:
             check = RunCheck(self._store, key, run_id)
             self._findings += check.repair() if self._repair else check.look()
             self._entries += check.entries
+
+    # the history
+
+    def _check_history(self) -> None:
+        """Snapshots and forks name positions that runs have come to."""
+        for key, name, run_id, position, journal in self._db.all(
+            "SELECT s.key, s.name, r.id, s.position, r.journal FROM snapshots s LEFT JOIN runs r ON r.key = s.run"
+            " WHERE r.key IS NULL OR s.position > r.journal OR s.position < 1"
+        ):
+            if self._repair:
+                with self._db.transaction():
+                    self._db.run("DELETE FROM snapshots WHERE key = ?", (key,))
+            problem = (
+                "its run is not registered" if run_id is None else f"it names {position}, and the run is at {journal}"
+            )
+            self._found(Kind.HISTORY, f"run {run_id} snapshot {name}", problem, self._repair)
+        for key, child, parent, position, journal in self._db.all(
+            "SELECT f.run, c.id, p.id, f.position, p.journal FROM forks f LEFT JOIN runs c ON c.key = f.run"
+            " LEFT JOIN runs p ON p.key = f.parent WHERE c.id IS NULL OR p.id IS NULL OR f.position > p.journal"
+        ):
+            repaired = self._repair and child is None
+            if repaired:
+                with self._db.transaction():
+                    self._db.run("DELETE FROM forks WHERE run = ?", (key,))
+            if child is None:
+                problem = "the fork is not registered"
+            elif parent is None:
+                problem = "its parent is not registered: what it had from there is lost"
+            else:
+                problem = f"it was forked at {position}, and its parent is at {journal}"
+            self._found(Kind.HISTORY, f"run {child}", problem, repaired)
 
     # files
 

@@ -128,8 +128,9 @@ class RunStore:
 
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
         ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``auto_snapshot`` are
-        occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how many
-        bytes of its past it keeps (``snapshots.retention``); ``on_exit`` says what becomes of it without a verdict.
+        occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how
+        much of its past it keeps, in bytes (``snapshots.retention``); ``on_exit`` says what becomes of it without a
+        verdict.
 
         Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
         """

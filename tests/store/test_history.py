@@ -297,3 +297,42 @@ def test_automatic_snapshots_grow_fewer_with_age(store: Store, author: Author) -
     assert thin(store, run_id, now_ns=now).snapshots == 0
     assert thin(store, run_id, now_ns=now + 40 * 86400 * 10**9).snapshots == len(left) - NEWEST - 1
     assert os.listdir(store.runs.directory(run_id))
+
+
+def test_fsck_knows_the_history(store: Store, author: Author) -> None:
+    run_id = author.upper.run_id
+    author.step()
+    first = author.step()
+    History(store, run_id).snapshot("one")
+    made = fork(store, run_id, first)
+    author.step()
+    db = store.database
+    damages = [
+        ("UPDATE snapshots SET position = 9999", "UPDATE snapshots SET position = :first"),
+        ("UPDATE snapshots SET run = 77", "UPDATE snapshots SET run = 1"),
+        ("UPDATE forks SET parent = 77", "UPDATE forks SET parent = 1"),
+        ("UPDATE forks SET position = 9999", "UPDATE forks SET position = :first"),
+        ("UPDATE forks SET run = 78", "UPDATE forks SET run = 2"),
+        ("UPDATE entries SET since = until WHERE until < 9999", None),
+        ("UPDATE uses SET object = object + 1 WHERE until < 9999", None),
+    ]
+    for damage, undo in damages:
+        before = db.all("SELECT * FROM entries"), db.all("SELECT * FROM uses")
+        with db.transaction():
+            changed = db.run(damage)
+        found = fsck(store).findings
+        assert bool(found) == bool(changed), damage
+        with db.transaction():
+            if undo is not None:
+                db.run(undo, {"first": first})
+                continue
+            for table, rows in zip(("entries", "uses"), before, strict=True):
+                db.run(f"DELETE FROM {table}")
+                db.many(f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows)
+    assert fsck(store).findings == ()
+    with db.transaction():
+        db.run("UPDATE snapshots SET position = 9999")
+        db.run("UPDATE forks SET run = 78")
+    assert all(finding.repaired for finding in fsck(store, repair=True).findings if finding.kind == "history")
+    assert fsck(store).findings == ()
+    assert store.runs.get(made.id).is_live
