@@ -150,8 +150,11 @@ class Sealer:
         self._unthinned += more
         now = time.monotonic()
         if self._store is not None and (self._unthinned >= THIN_BYTES or now - self._thinned >= THIN_SECONDS):
-            thin(self._store, self._run_id)
-            self._unthinned, self._thinned = 0, time.monotonic()
+            self._unthinned, self._thinned = 0, now
+            try:
+                thin(self._store, self._run_id)
+            except StoreError as e:  # what was to be sealed is; this is housekeeping
+                log.warning("the history of the run could not be thinned: %s", e)
 
     def _report(self, e: BaseException) -> None:
         if isinstance(e, StoreError):
