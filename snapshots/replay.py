@@ -123,7 +123,10 @@ class Replay:
         stored: dict[int, Content] = {}
         for ino, content in self.dirty.items():
             try:
-                stored[ino] = _store(content, objects, spool)
+                short: list[int] = []
+                stored[ino] = _store(content, objects, spool, short)
+                if short:
+                    self.lost.append((ino, f"{sum(short)} bytes of its working file were not on the disk"))
             except (OSError, ValueError) as e:
                 self.lost.append((ino, str(e)))
         return stored
@@ -178,10 +181,12 @@ def _change(content: Memory | Working, data: Patch | Cut | Range) -> None:
         content.size = data.size
 
 
-def _store(content: Memory | Working, objects: Objects, spool: Path | None) -> Content:
+def _store(content: Memory | Working, objects: Objects, spool: Path | None, short: list[int]) -> Content:
+    """Answers the record of a content; *short* gets the number of bytes that a power cut took of working files."""
     if isinstance(content, _Loaded):
         source = content.content
-        memory = Memory(read_sealed(_store(source, objects, spool) if isinstance(source, Working) else source, objects))
+        below = _store(source, objects, spool, short) if isinstance(source, Working) else source
+        memory = Memory(read_sealed(below, objects))
         for data in content.patches:
             if isinstance(data, Patch | Cut):
                 _change(memory, data)
@@ -190,19 +195,29 @@ def _store(content: Memory | Working, objects: Objects, spool: Path | None) -> C
         if not content.data:
             return Content(0, 0, ())
         return Content(len(content.data), 0, (Extent(0, len(content.data), objects.put(bytes(content.data)), 0),))
-    below = content.below
-    if isinstance(below, Memory | Working):
-        below = _store(below, objects, spool)
+    under = content.below
+    if isinstance(under, Memory | Working):
+        under = _store(under, objects, spool, short)
     stored: list[Extent] = []
+    ranges = RangeSet()
     if len(content.ranges):
         if spool is None:
             raise ValueError("its working file is not kept")
-        fd = os.open(spool / content.file, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            stored = objects.put_ranges(fd, [(start, end - start) for start, end in content.ranges])
+            fd = os.open(spool / content.file, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            length = os.fstat(fd).st_size
+            for start, end in content.ranges:
+                if start < length:
+                    ranges.add(start, min(end, length))
+                if end > length:
+                    short.append(end - max(start, length))
+            stored = objects.put_ranges(fd, [(start, end - start) for start, end in ranges])
         finally:
             os.close(fd)
-    return layered(content.size, content.limit, content.ranges, stored, below)
+    return layered(content.size, content.limit, ranges, stored, under)
 
 
 def read_sealed(content: Content, objects: Objects) -> bytes:

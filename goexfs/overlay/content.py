@@ -354,12 +354,20 @@ class Spool(FrozenSpool):
         self.size = max(self.size, at)
 
     def truncate(self, size: int) -> None:
-        """Cut or extend with zeros: what is cut off never comes back."""
+        """Cut or extend with zeros: what is cut off never comes back.  To be followed by `trim`."""
         if size < self.size:
-            os.ftruncate(self._pool.get(self), size)
             self.ranges.clip(size)
             self.source_limit = min(self.source_limit, size)
         self.size = size
+
+    def trim(self) -> None:
+        """Remove from the working file what was cut off.
+
+        Not before the journal knows that it was: it would miss the bytes.
+        """
+        fd = self._pool.get(self)
+        if os.fstat(fd).st_size > self.size:
+            os.ftruncate(fd, self.size)
 
     def freeze(self) -> FrozenSpool:
         """The same content, immutable.  Write on through `Spool.create` with the result as source."""

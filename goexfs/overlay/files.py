@@ -141,7 +141,11 @@ class Files:
         if isinstance(content, Inline):
             self._changes.inline_bytes += size - len(content.buffer)
         content.truncate(size)
-        self._written(node, content, Op.TRUNCATE, Cut(size))
+        try:
+            self._written(node, content, Op.TRUNCATE, Cut(size))
+        finally:
+            if isinstance(content, Spool):
+                content.trim()
 
     def _written(self, node: File, content: Inline | Spool, op: Op, data: Data) -> None:
         now = self._now_ns()

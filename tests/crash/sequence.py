@@ -1,0 +1,146 @@
+"""A run without a mount: an overlay whose changes are recorded, sealed and thinned, as a server does it.
+
+What is done follows from the seed alone (the clock counts), so one pass that nothing disturbs says what every moment
+has to look like, and another one can be ended anywhere.
+"""
+
+import itertools
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from goexfs.fuse.recording import Recording
+from goexfs.overlay import Batch, Overlay, store_batch
+from goexfs.overlay import content as content_module
+from goexfs.overlay import files as files_module
+from snapshots.base import BaseTree
+from snapshots.recovery import Recovery, recover
+from snapshots.retention import thin
+from snapshots.store import Store
+from tests.overlay.test_replay import Driver, dump
+
+SEAL_EVERY = 11
+SEAL_LASTS = 4
+"""operations that are done between the beginning and the end of a seal"""
+SYNC_EVERY = 3
+Picture = dict[bytes, tuple[object, ...]]
+
+
+def small_limits() -> None:
+    """Have contents of some hundred bytes be large ones; for a process of its own, or with a monkeypatch."""
+    files_module.INLINE_LIMIT = 64
+    files_module.COPY_WHOLE_LIMIT = content_module.COPY_WHOLE_LIMIT = 200
+
+
+def make_base(base: Path) -> None:
+    """A few files of different sizes."""
+    (base / "d" / "e").mkdir(parents=True)
+    for number, size in enumerate([0, 10, 150, 500]):
+        (base / "d" / f"f{number}").write_bytes(random.Random(number).randbytes(size))
+    os.link(base / "d" / "f3", base / "linked")
+
+
+def make_store(path: Path, base: Path) -> str:
+    """A store with one run over the base; its id."""
+    with Store.open(path) as store:
+        return store.runs.create(base=os.fsencode(base), name="r", command=(), options={}).id
+
+
+class Sequence:
+    """*steps* operations on a run; sealed now and then, and synced."""
+
+    def __init__(self, store: Store, run_id: str, base: Path, seed: int) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.directory = store.runs.directory(run_id)
+        state = store.upper(run_id).load()
+        clock = itertools.count(10**18, 1000)
+        self.tree = BaseTree(os.fsencode(base))
+        self.overlay = Overlay(
+            self.tree, state, store.objects, self.directory / "spool", now_ns=lambda: next(clock)
+        )
+        self.recording = Recording(self.directory / "journal", state.journal)
+        self.overlay.record_in(self.recording.append)
+        self.driver = Driver(self.overlay, seed)
+        self.batch: Batch | None = None
+        """being sealed"""
+
+    def run(
+        self,
+        steps: int,
+        *,
+        stepped: Callable[[int], None] = lambda done: None,
+        synced: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        """Call *stepped* after every operation is acknowledged, *synced* after an fsync."""
+        for number in range(1, steps + 1):
+            self.driver.step()
+            if number % SYNC_EVERY == 0:
+                self.recording.syncer()()
+                synced(number)
+            stepped(number)
+            if number % SEAL_EVERY == SEAL_LASTS:
+                self.finish_sealing()
+            if number % SEAL_EVERY == 0:
+                self.batch = self.overlay.collect(self.recording.rotate())
+
+    def finish_sealing(self) -> None:
+        """What ``goexfs.fuse.seal`` does in a thread of its own, while the run goes on."""
+        batch, self.batch = self.batch, None
+        if batch is not None:
+            stored = store_batch(batch, self.store, self.run_id)
+            self.store.sync()
+            thin(self.store, self.run_id)
+            self.overlay.finish(batch, stored)
+            self.recording.sealed(batch.journal)
+
+    def close(self) -> None:
+        """Let go of everything, without sealing."""
+        self.overlay.close()
+        self.recording.close()
+        self.tree.close()
+
+
+def pictures(area: Path, base: Path, seed: int, steps: int) -> list[Picture]:
+    """What is seen before the first operation and after every one."""
+    path = area / "undisturbed"
+    run_id = make_store(path, base)
+    with Store.open(path) as store:
+        sequence = Sequence(store, run_id, base, seed)
+        seen = [dump(sequence.overlay)]
+        sequence.run(steps, stepped=lambda done: seen.append(dump(sequence.overlay)))
+        sequence.close()
+    shutil.rmtree(path)
+    return seen
+
+
+def is_between(seen: Picture, before: Picture, after: Picture | None = None) -> bool:
+    """Whether this is what was acknowledged, or also what was being done, or that done in part.
+
+    In part can be done only a write: to a large file, whose bytes are there before the record of it is.
+    """
+    if seen in (before, after):
+        return True
+    different = [path for path in seen if seen[path] != before.get(path)]
+    if after is None or seen.keys() != before.keys() or len(different) != 1:
+        return False
+    (*rest, data), (*rest_before, old) = seen[different[0]], before[different[0]]
+    new = after[different[0]][-1]
+    if rest != rest_before or not (isinstance(data, bytes) and isinstance(old, bytes) and isinstance(new, bytes)):
+        return False
+    return len(data) == len(old) and all(
+        byte in (old[at], new[at] if at < len(new) else None) for at, byte in enumerate(data)
+    )
+
+
+def recovered(path: Path, run_id: str, base: Path) -> tuple[Picture, Recovery | None]:
+    """What the next command on the run finds, and what recovery says."""
+    with Store.open(path) as store, store.runs.lock(run_id):
+        recovery = recover(store, run_id)
+        with BaseTree(os.fsencode(base)) as tree:
+            overlay = Overlay(tree, store.upper(run_id).load(), store.objects, path)
+            seen = dump(overlay)
+            overlay.close()
+        return seen, recovery

@@ -1,0 +1,172 @@
+"""The server of a mounted run is killed under a write load, at a random moment; the next command recovers all that was
+acknowledged, as the writer noted it: rules 6 to 8 of docs/crash-safety.md.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import goexfs
+from goexfs.session import RunHandle, RunStore
+from tests.crash import writer
+from tests.crash.writer import Operations
+
+LONGEST_SECONDS = 0.6
+
+
+def picture(root: Path) -> dict[str, tuple[object, ...]]:
+    """What is in a directory, as far as it follows from the operations."""
+    seen: dict[str, tuple[object, ...]] = {}
+    for folder, directories, files in os.walk(root):
+        for name in directories + files:
+            path = Path(folder) / name
+            st = path.lstat()
+            key = str(path.relative_to(root))
+            if stat.S_ISLNK(st.st_mode):
+                seen[key] = ("link", os.readlink(path))
+            elif stat.S_ISDIR(st.st_mode):
+                seen[key] = ("dir", stat.S_IMODE(st.st_mode))
+            else:
+                xattrs = {each: os.getxattr(path, each) for each in os.listxattr(path)}
+                seen[key] = ("file", stat.S_IMODE(st.st_mode), st.st_nlink, xattrs, path.read_bytes())
+    return seen
+
+
+def read_log(log: Path) -> tuple[list[list], list | None]:
+    """What was acknowledged, and what was being done."""
+    done: list[list] = []
+    doing: list | None = None
+    for line in log.read_text().splitlines():
+        if line.startswith(">"):
+            doing = json.loads(line[2:])
+        elif doing is not None:
+            if line == "<":
+                done.append(doing)
+            doing = None
+    return done, doing
+
+
+class Harness:
+    """One run that is killed again and again, and a native directory to which the same is done."""
+
+    def __init__(self, area: Path, store: RunStore, seed: int) -> None:
+        self.area = area
+        self.store = store
+        self.random = random.Random(seed)
+        self.base, self.native, self.mnt = area / "base", area / "native", area / "mnt"
+        self.base.mkdir()
+        for number in range(4):
+            (self.base / f"f{number}").write_bytes(random.Random(number).randbytes(60_000 * number))
+        shutil.copytree(self.base, self.native)
+        self.mnt.mkdir()
+        self.run: RunHandle | None = None
+        self.acknowledged = 0
+
+    def kill_once(self, number: int) -> None:
+        if self.run is None:
+            self.run = self.store.mount(self.base, self.mnt)
+        assert picture(self.mnt) == picture(self.native)
+        log = self.area / "log"
+        log.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, writer.__file__, str(self.mnt), str(log), str(number)]) as load:
+            pid = self.run.status().pid
+            while not log.exists():
+                time.sleep(0.001)
+            time.sleep(self.random.random() ** 2 * LONGEST_SECONDS)
+            os.kill(pid, signal.SIGKILL)
+            assert load.wait(20) == 0
+        while self.run.state != "crashed":
+            time.sleep(0.001)
+        done, doing = read_log(log)
+        self.acknowledged += len(done)
+        native = Operations(self.native)
+        for operation in done:
+            native.do(operation)
+        if number % 3:
+            self.run.recover()
+            assert self.run.state == "kept"
+        self.run = self.store.mount(self.run, self.mnt)  # recovers as well
+        self.compare(doing, number)
+
+    def compare(self, doing: list | None, number: int) -> None:
+        """All that was acknowledged, and of what was being done a part or nothing."""
+        seen, before = picture(self.mnt), picture(self.native)
+        if seen == before:
+            return
+        assert doing is not None, f"kill {number}: {differences(seen, before)}"
+        name, *arguments = doing
+        try:
+            Operations(self.native).do(doing)
+        except OSError:
+            pass
+        after = picture(self.native)
+        if seen == after:
+            return
+        # A write is several requests: create, truncate, write, times.  Only that file may be something in between.
+        assert name in ("write", "truncate"), f"kill {number}, {doing}: {differences(seen, after)}"
+        own = arguments[0]
+        wrong = {path for path in differences(seen, before) if path != own}
+        inode = {path for path in wrong if linked(self.native, path, own)}
+        assert wrong == inode, f"kill {number}, {doing}: {differences(seen, before)}"
+        target = self.native / own
+        if own in seen:
+            target.write_bytes((self.mnt / own).read_bytes())  # in place: its other names go along
+            target.chmod(stat.S_IMODE((self.mnt / own).stat().st_mode))
+        else:
+            target.unlink()
+        assert picture(self.mnt) == picture(self.native), f"kill {number}, {doing}"
+
+
+def linked(root: Path, one: str, other: str) -> bool:
+    return (root / other).exists() and (root / one).exists() and os.path.samefile(root / one, root / other)
+
+
+def differences(one: dict[str, tuple[object, ...]], other: dict[str, tuple[object, ...]]) -> dict[str, object]:
+    """Paths that differ, with what is to be known of them."""
+    return {
+        path: (brief(one.get(path)), brief(other.get(path)))
+        for path in sorted(one.keys() | other.keys())
+        if one.get(path) != other.get(path)
+    }
+
+
+def brief(value: tuple[object, ...] | None) -> object:
+    return value if value is None or value[0] != "file" else (*value[:-1], len(value[-1]))  # type: ignore[arg-type]
+
+
+def kill_often(area: Path, seed: int, kills: int) -> None:
+    with goexfs.open_store(area / "store") as store:
+        harness = Harness(area, store, seed)
+        try:
+            for number in range(1, kills + 1):
+                harness.kill_once(seed * 100_000 + number)
+            assert harness.run is not None
+            harness.run.unmount()
+        finally:
+            if harness.run is not None and harness.run.state in ("active", "crashed"):
+                harness.run.unmount(force=True)
+        assert harness.acknowledged > kills
+        assert not store.fsck().findings
+        harness.run.discard(forget=True)
+        assert not store.fsck().findings
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_under_load(area: Path, seed: int) -> None:
+    kill_often(area, seed, 12)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("seed", range(10, 30))
+def test_killed_under_load_for_long(area: Path, seed: int) -> None:
+    kill_often(area, seed, 100)
