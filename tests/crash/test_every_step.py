@@ -1,4 +1,4 @@
-"""The server dies at every step that it takes in the store and in the journal: rules 6 and 7 of docs/crash-safety.md."""
+"""The server dies at every step that it takes in the store and the journal: rules 6 and 7 of docs/crash-safety.md."""
 
 import os
 import shutil

@@ -67,7 +67,7 @@ class Disk:
         shutil.copytree(self.store, to)
         for path in sorted(to.rglob("*")):
             origin = self.store / path.relative_to(to)
-            if not path.is_file() or not ({"journal", "spool"} & {path.parent.name} or path.name.startswith("store.db")):
+            if not path.is_file() or not (path.parent.name in ("journal", "spool") or path.name.startswith("store.db")):
                 continue  # objects and the rest are synced where they are made
             known = self.promised.get(origin) if origin in self.names else None
             if path.name.startswith("store.db"):
