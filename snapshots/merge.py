@@ -61,7 +61,7 @@ def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
     with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
         plan = _plan(store, run, base)
-        if not plan.operations:
+        if not plan.operations and plan.root_times_ns is None:
             record_merged(store, run.id)
             return MergeResult(run.id, True, plan, None)
         try:

@@ -63,7 +63,9 @@ def fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> No
     if isinstance(node, Symlink):
         node.target = entry.target
     origin = entry.origin
-    if origin is not None and node is not view.root:
+    if origin is not None and node is view.root:
+        node.identity = origin.identity
+    elif origin is not None:
         above, _, name = origin.path.rpartition(b"/")
         node.base_dir, node.base_name = dir_at(view.base, above, dirs), name
         node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity

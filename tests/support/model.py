@@ -14,16 +14,21 @@ from typing import Any
 from goexfs.overlay import Batch, Node, Overlay, store_batch
 from goexfs.overlay.content import Inline
 from goexfs.overlay.nodes import Dir, File
+from goexfs.overlay.records import entry_of
 from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.base import BaseTree
+from snapshots.diff import diff
 from snapshots.entries import Identity
 from snapshots.errors import StoreFull
 from snapshots.journal import JournalWriter, drop_before
+from snapshots.merge import merge
 from snapshots.recovery import recover
 from snapshots.store import Store
+from snapshots.tree import UpperTree
 from snapshots.upper import Upper
 from tests.support import native, vfs
 from tests.support.bases import fill, pattern, traces
+from tests.support.outcome import check_diff, check_merged
 
 SET_BY_HAND = 10**12
 """Times below were set with utime, here or when the base was made, and must agree to the nanosecond; later ones come
@@ -95,11 +100,15 @@ class Pair:
         self.overlay = Overlay(self._tree, state, self.store.objects, self.spool, now_ns=self._now)
         self._journal = JournalWriter(self._directory / "journal", state.journal, self._clock)
         self.overlay.record_in(self._journal.append)
+        self._mounted = True
         if isinstance(self._tree, SlowBaseTree):
             self._tree.waiting = False
         self.mount = vfs.Mount(self.overlay, watched=self._watched, seed=self._seed)
 
     def _unmount(self) -> None:
+        if not self._mounted:
+            return
+        self._mounted = False
         self.overlay.close()
         self._tree.close()
         self._journal.close()
@@ -110,6 +119,15 @@ class Pair:
         self.remount()
         self.compare()
         assert traces(self.base) == self._base_traces, "the base was changed"
+        state = self.store.upper(self.run_id).load()
+        with BaseTree(os.fsencode(self.base)) as tree:
+            check_diff(self.base, self.plain, diff(UpperTree(state), tree, self.store.objects))
+
+    def merge(self) -> None:
+        """After `finish`: the base becomes what the plain directory is."""
+        self._unmount()
+        merge(self.store, self.store.runs.get(self.run_id))
+        check_merged(self.base, self.plain, set_by_hand=SET_BY_HAND)
 
     def abandon(self) -> None:
         """Close every descriptor, also after a failure."""
@@ -202,9 +220,10 @@ class Pair:
         nodes = self.overlay.nodes
         for ino, node in nodes.items():
             assert node.ino == ino
-            if node.identity is not None and node.base_dir is not None:
-                path = os.path.join(os.fsencode(self.base), node.base_dir.path, node.base_name)
-                assert node.identity == Identity.of(os.lstat(path)), f"{node} does not remember its base as it is"
+            origin = entry_of(node).origin
+            if origin is not None:
+                st = os.lstat(os.path.join(os.fsencode(self.base), origin.path))
+                assert origin.identity == Identity.of(st), f"{node} does not remember its base as it is"
             for parent, name in node.names():
                 assert parent.children.get(name) is node, f"{node} does not hang at {name!r} in {parent}"
                 assert nodes.get(parent.ino) is parent, f"{node} hangs in {parent}, which is gone"
