@@ -6,9 +6,11 @@ kernel:
 * HANDLE_KILLPRIV_V2 instead: with it the kernel remembers that a file has no ``security.capability``; without it, it
 asks on every single write(2).
 * CACHE_SYMLINKS: the target of a symlink is asked for once.
+* PARALLEL_DIROPS: who waits for one name (of a slow base) does not stop others from looking for another one in the same
+directory.
 
 So libfuse is first given one end of a socket pair under the number of the device.  The kernel's INIT is passed on to
-it, its reply is read, the two flags are exchanged, the reply is passed on to the kernel, and the device takes the
+it, its reply is read, the flags are exchanged, the reply is passed on to the kernel, and the device takes the
 place of the socket (dup2).  From there on libfuse talks to the kernel alone.
 
 Owns the layout of these two messages.  Knows no overlay.  Threading: the event loop's thread.
@@ -19,6 +21,7 @@ import select
 import socket
 import struct
 
+PARALLEL_DIROPS = 1 << 18
 HANDLE_KILLPRIV = 1 << 19
 CACHE_SYMLINKS = 1 << 23
 HANDLE_KILLPRIV_V2 = 1 << 28
@@ -85,7 +88,7 @@ def amended(question: bytes, reply: bytes) -> bytes:
     if error or len(reply) < _OUT_HEADER.size + _INIT_OUT.size:
         return reply
     major, minor, readahead, flags = _INIT_OUT.unpack_from(reply, _OUT_HEADER.size)
-    flags |= offered & CACHE_SYMLINKS
+    flags |= offered & (CACHE_SYMLINKS | PARALLEL_DIROPS)
     if offered & HANDLE_KILLPRIV_V2:
         flags = flags & ~HANDLE_KILLPRIV | HANDLE_KILLPRIV_V2
     changed = bytearray(reply)

@@ -201,7 +201,8 @@ class Slow(pyfuse3.Operations):
         entry.st_ino, entry.st_nlink = ino, 1
         entry.st_mode = stat.S_IFDIR | 0o755 if ino in (1, 5) else stat.S_IFREG | 0o644
         entry.st_size = 0 if ino in (1, 5) else 5
-        entry.entry_timeout = entry.attr_timeout = 0
+        entry.entry_timeout = 0 if ino == 4 else 1000
+        entry.attr_timeout = 0
         return entry
 
     async def getattr(self, ino, ctx=None):
@@ -249,6 +250,8 @@ def test_a_reader_stuck_on_a_slow_base_stops_nobody_else(goexfs: Goexfs, area: P
         while not os.path.ismount(slow):
             assert time.monotonic() < deadline
             time.sleep(0.02)
+        for name in ("quick", "slow", "dir"):  # pyfuse3 has one lookup per directory at a time
+            (slow / name).stat()
         with goexfs.mounted(top, "--name", "slow", slow):
             # More than there are threads would be for one base: each waits by itself.
             for name in ("slow", "lost") * 5:
