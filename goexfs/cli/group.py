@@ -21,6 +21,8 @@ THEMES = {
     "diff": "review",
     "merge": "review",
     "discard": "review",
+    "merges": "merges",
+    "undo": "merges",
     "snapshot": "history",
     "snapshots": "history",
     "fork": "history",

@@ -119,7 +119,9 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
     verb = "merged" if result.merged else "would be merged"
     click.echo(f"{summary.counts(changes)}; {verb} into {home(run.base)}")
     if result.leftover is not None:
-        note(f"{home(result.leftover)} could not be removed; it holds nothing that is needed")
+        note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
+    if result.number is not None:
+        note(f"goexfs undo {result.number} takes it back")
 
 
 def _merge_fields(

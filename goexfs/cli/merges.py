@@ -1,0 +1,117 @@
+"""``goexfs merges`` and ``undo``: what was merged, and taking it back.
+
+Owns how merges are listed.  Main thread only.
+"""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli.output import age, count, home, note, print_json, print_table, size
+from goexfs.cli.params import json_option
+
+if TYPE_CHECKING:
+    from snapshots.mergelog import MergeLog, MergeRecord
+
+
+@click.command("merges", short_help="List what was merged, and what can be undone.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also what was merged elsewhere.")
+@json_option
+def merges_command(everything: bool, as_json: bool) -> None:
+    """List the merges into the directory you are in, the latest last.
+
+    What they replaced is kept in the store, for the last 200 and up to 2 GiB: the oldest go first.
+    """
+    import goexfs
+    from snapshots.mergelog import MergeLog
+
+    with goexfs.open_store(create=False) as store:
+        log = MergeLog(store.store)
+        here = os.getcwdb()
+        records = [record for record in log.records() if everything or _is_at(here, record.base)]
+        gone = log.taken_back()
+        fields = [_fields(log, record, gone) for record in records]
+        if as_json:
+            print_json({"merges": fields})
+            return
+        rows = [
+            [str(record.number), age(record.made_ns), _what(record), home(record.base),
+             count(record.paths, "name"), size(record.kept_bytes), str(field["state"])]
+            for record, field in zip(records, fields, strict=True)
+        ]  # fmt: skip
+        if rows:
+            print_table(["MERGE", "AGE", "WHAT", "BASE", "CHANGED", "KEPT", "STATE"], rows)
+        else:
+            note("nothing was merged here" + ("" if everything else "; --all lists merges elsewhere"))
+
+
+@click.command("undo", short_help="Take a merge back.")
+@click.argument("number", metavar="[MERGE]", type=click.IntRange(min=1), required=False)
+@click.option("--dry-run", is_flag=True, help="Only say whether it can be done.")
+@json_option
+def undo_command(number: int | None, dry_run: bool, as_json: bool) -> None:
+    """Bring the base back to what it was before MERGE: the latest into the directory you are in that is not undone.
+
+    Refused, with nothing changed, when what the merge left was changed since. An undo is listed by goexfs merges and can
+    be undone too: that is the merge again.
+    """
+    import goexfs
+    from snapshots.errors import Conflict
+    from snapshots.undo import latest, undo
+
+    with goexfs.open_store(create=False) as store:
+        wanted = number if number is not None else latest(store.store, os.getcwdb())
+        try:
+            result = undo(store.store, wanted, dry_run=dry_run)
+        except Conflict as error:
+            if as_json:
+                print_json({"merge": wanted, "undone": False, "undo": None, "conflicts": _conflicts(error.conflicts)})
+            raise
+        if as_json:
+            print_json({"merge": wanted, "undone": not dry_run, "undo": result.number, "conflicts": []})
+        elif dry_run:
+            click.echo(f"merge {wanted} ({_what(result.undone)}) can be undone in {home(result.undone.base)}")
+        else:
+            click.echo(
+                f"merge {wanted} ({_what(result.undone)}) is undone in {home(result.undone.base)};"
+                f" goexfs undo {result.number} brings it back"
+            )
+            if result.leftover is not None:
+                note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
+
+
+def _what(record: "MergeRecord") -> str:
+    if record.undoes is None:
+        return f"run {record.label}"
+    return f"undo of {record.undoes}"
+
+
+def _is_at(here: bytes, base: bytes) -> bool:
+    return here == base or here.startswith(base.rstrip(b"/") + b"/")
+
+
+def _fields(log: "MergeLog", record: "MergeRecord", gone: dict[int, int]) -> dict[str, Any]:
+    from snapshots.names import text_fields
+
+    by = gone.get(record.number)
+    if by is not None:
+        state = f"undone by {by}"
+    else:
+        state = "can be undone" if log.is_kept(record.number) else "too old to undo"
+    return {
+        "merge": record.number, "run": record.run_id, "undoes": record.undoes, "undone_by": by,
+        **text_fields("base", record.base), "made_ns": record.made_ns, "names": record.paths,
+        "kept_bytes": record.kept_bytes, "state": state,
+    }  # fmt: skip
+
+
+def _conflicts(conflicts: tuple[object, ...]) -> list[dict[str, Any]]:
+    from snapshots.names import text_fields
+    from snapshots.plan import PathConflict
+
+    return [
+        {**text_fields("path", conflict.path), "kind": str(conflict.kind), "message": conflict.message}
+        for conflict in conflicts
+        if isinstance(conflict, PathConflict)
+    ]
