@@ -31,6 +31,8 @@ class Outside:
     def __init__(self, view: View, files: Files) -> None:
         self._view = view
         self._files = files
+        self._replaced: list[tuple[Dir, os.stat_result | None]] = []
+        """directories that the run keeps and the base has replaced, not yet followed"""
 
     def base_changed(self, path: bytes) -> list[Invalidation]:
         """Something happened at *path* (relative to the base): created, changed, removed or renamed."""
@@ -52,6 +54,7 @@ class Outside:
         if self._view.elsewhere:
             base = directory.base if directory is not None else None
             self._loaded_elsewhere(self._view.base.dir(above) if base is None else base, name, path, stale)
+        self._follow_replaced(stale)
         return stale
 
     def everything_changed(self) -> list[Invalidation]:
@@ -62,6 +65,7 @@ class Outside:
             for name, child in list(directory.children.items()):
                 if isinstance(child, Node):
                     self._child_changed(directory, name, child, stale)
+        self._follow_replaced(stale)
         return stale
 
     def _child_changed(self, directory: Dir, name: bytes, child: Node, stale: list[Invalidation]) -> None:
@@ -77,7 +81,7 @@ class Outside:
                 self._view.drop_child(directory, name, child)
                 stale.append(Invalidation(directory.ino, name))
             elif isinstance(child, Dir):
-                self._base_dir_changed(child, st, stale)
+                self._replaced.append((child, st))
                 stale.append(Invalidation(directory.ino, name))
             else:
                 self._touched_changed(child, st, stale)
@@ -90,12 +94,14 @@ class Outside:
             self._view.drop_child(above, known, child)
             stale.append(Invalidation(above.ino, known))
 
-    def _base_dir_changed(self, directory: Dir, st: os.stat_result | None, stale: list[Invalidation]) -> None:
+    def _follow_replaced(self, stale: list[Invalidation]) -> None:
         """What shows through a directory that the run keeps is gone, or is another one: nothing tells of its names."""
-        self._view.follow(directory, st)
-        for name, child in list(directory.children.items()):
-            if isinstance(child, Node):
-                self._child_changed(directory, name, child, stale)
+        while self._replaced:
+            directory, st = self._replaced.pop()
+            self._view.follow(directory, st)
+            for name, child in list(directory.children.items()):
+                if isinstance(child, Node):
+                    self._child_changed(directory, name, child, stale)
 
     def _loaded_elsewhere(self, base: BaseDir, name: bytes, path: bytes, stale: list[Invalidation]) -> None:
         """What has that name may be known by another one: moved by the run, or a hard link of the base (of which only
@@ -110,7 +116,7 @@ class Outside:
                 self._child_changed(node.parent, node.name, node, stale)
         moved = self._view.dir_over(path)
         if moved is not None and moved is not node and moved.kept and (st is None or not _same(moved, st)):
-            self._base_dir_changed(moved, st, stale)
+            self._replaced.append((moved, st))
         for file in [file for file in self._view.partial if file is not node and file.came_from(base, name)]:
             self._touched_changed(file, st, stale)
 
