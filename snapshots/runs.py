@@ -222,6 +222,13 @@ class Runs:
         """``runs/<id>``; it exists until the run is discarded."""
         return self._layout.run_directory(run_id)
 
+    def _busy(self, run_id: str) -> str:
+        run = self.get(run_id)
+        if run.mountpoint is not None:
+            place = readable(run.mountpoint)
+            return f"run {run.label} is mounted at {place}; unmount it first (goexfs umount {run.label})"
+        return f"run {run.label} is in use (being mounted, merged or discarded); wait for it"
+
     def lock(self, run_id: str) -> RunLock:
         """Lock a run for mounting, merging or discarding it.
 
@@ -231,7 +238,7 @@ class Runs:
         if fd < 0 or not locks.try_lock(fd, _RUN_LOCK_BYTE):
             if fd >= 0:
                 os.close(fd)
-            raise RunBusy(f"run {run_id} is in use (mounted, or being merged or discarded); unmount it or wait for it")
+            raise RunBusy(self._busy(run_id))
         if os.fstat(fd).st_nlink == 0:  # discarded by the one who held it before us
             os.close(fd)
             raise RunState(f"run {run_id} has been discarded")

@@ -89,7 +89,7 @@ class Failure(click.ClickException):
         return status_of(self.error)
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """One line on stderr (for a conflict one more per path)."""
+        """One line on stderr (for several conflicts one more per path)."""
         if self.exit_code == READER_GONE:
             _forget_stdout()
             return
@@ -108,7 +108,8 @@ def describe(error: BaseException) -> list[str]:
         return [f"goexfs: internal error: {summary} (please report it; {_save_traceback(error)})"]
     lines = [f"goexfs: {printable(str(error) or type(error).__name__)}"]
     conflicts = error.conflicts if isinstance(error, store_errors.Conflict) else ()
-    lines += [f"  {_conflict(conflict)}" for conflict in conflicts[:CONFLICTS_SHOWN]]
+    if len(conflicts) > 1:  # of a single one the message itself speaks
+        lines += [f"  {_conflict(conflict)}" for conflict in conflicts[:CONFLICTS_SHOWN]]
     if len(conflicts) > CONFLICTS_SHOWN:
         lines.append(f"  … and {count(len(conflicts) - CONFLICTS_SHOWN, 'more conflict')}")
     return lines

@@ -4,6 +4,7 @@ Owns the options of these three.  Signals, the sandbox and the server process ar
 run is ``verdict``'s.  Main thread only.
 """
 
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,9 +34,9 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @click.option("--base", type=ANY_PATH, metavar="DIR", help="The directory to run over (default: the current one).")
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
-@click.option("--discard", "wish", flag_value="discard", help="Discard the run at the end: nothing remains.")
-@click.option("--keep", "wish", flag_value="keep", help="Keep the run at the end, without asking.")
-@click.option("--merge", "wish", flag_value="merge", help="Merge the run at the end, whatever the exit status.")
+@click.option("--discard", is_flag=True, help="Discard the run at the end: nothing remains.")
+@click.option("--keep", is_flag=True, help="Keep the run at the end, without asking.")
+@click.option("--merge", is_flag=True, help="Merge the run at the end, whatever the exit status.")
 @click.option("--rw", metavar="PATH", multiple=True, type=ANY_PATH, help="Host path CMD may write to (repeatable).")
 @click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
 @auto_snapshot_option
@@ -49,7 +50,9 @@ def run_command(
     ctx: click.Context,
     /,
     command: tuple[str, ...],
-    wish: str | None,
+    discard: bool,
+    keep: bool,
+    merge: bool,
     rw: tuple[bytes, ...],
     no_sandbox: bool,
     as_json: bool,
@@ -63,13 +66,33 @@ def run_command(
     import goexfs
     from goexfs.cli import verdict
 
+    wish = _wish(discard=discard, keep=keep, merge=merge)
     _check_beginning(beginning["ref"], base=beginning["base"], name=beginning["name"])
+    if beginning["ref"] is None:
+        _check_places(beginning["base"] or b".", None, beginning["allow_nested"])
     with goexfs.open_store() as store, _session(store, command, wish, **beginning) as session:
         ended = session.exec(command, sandbox=not no_sandbox, rw=rw)
         outcome = verdict.settle(session, wish, ended, want_changes=as_json)
         if as_json:
             print_json(verdict.outcome_fields(session, outcome))
     ctx.exit(outcome.exit_status)
+
+
+def _wish(**flags: bool) -> str | None:
+    wishes = [name for name, given in flags.items() if given]
+    if len(wishes) > 1:
+        raise click.UsageError(f"{' and '.join(f'--{name}' for name in wishes)} exclude each other")
+    return wishes[0] if wishes else None
+
+
+def _check_places(base: bytes, mountpoint: bytes | None, allow_nested: bool) -> None:
+    """Refuse these places before a store is made, which might be inside the base: a base is not written to."""
+    from goexfs.session import checks
+    from goexfs.session.home import default_store_path
+
+    place = None if mountpoint is None else os.path.realpath(mountpoint)
+    store = os.path.realpath(os.fsencode(default_store_path()))
+    checks.hidden_places(checks.usable_base(base), store, place, allow_nested=allow_nested)
 
 
 def _check_beginning(ref: str | None, **others: object) -> None:
@@ -135,6 +158,8 @@ def mount_command(
     *base, mountpoint = places
     if len(base) != (0 if ref else 1):
         raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
+    if ref is None:
+        _check_places(base[0], mountpoint, options["allow_nested"])
     with goexfs.open_store() as store:
         what = base[0] if ref is None else store.run(ref)
         run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))

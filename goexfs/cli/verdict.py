@@ -70,6 +70,7 @@ def settle(session: "Session", wish: str | None, ended: "Completed", *, want_cha
         died = ServerError("the process that served the mount has died; what it had stored by then is kept")
         return _kept_because(session, status, changes, died)
     if wish == "keep":
+        show(session, changes)
         return _kept(session, status, changes)
     if not changes:
         session.discard()

@@ -35,6 +35,10 @@ def usable_base(base: str | bytes | os.PathLike[str]) -> bytes:
 
 def same_base(run: Run) -> None:
     """Raise ``BaseError``, ``BaseReplaced`` when the base is not the directory that the run was made over."""
+    if not os.path.lexists(run.base):
+        raise BaseError(
+            f"the base {readable(run.base)} of run {run.label} is gone; put it back (goexfs discard still works)"
+        )
     path = usable_base(run.base)
     st = os.stat(path)
     if path != run.base or (st.st_dev, st.st_ino) != run.base_identity:

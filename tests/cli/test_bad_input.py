@@ -69,12 +69,36 @@ def test_two_merges_into_one_base(goexfs: Command, fresh_base: Path) -> None:
     assert goexfs("merge", run).returncode == 0
 
 
+def test_one_conflict_is_said_once(goexfs: Command, fresh_base: Path) -> None:
+    fresh_base.joinpath("both").write_text("old\n")
+    run = goexfs.kept("echo mine > both")
+    fresh_base.joinpath("both").write_text("theirs\n")
+    refused(goexfs("merge", run), 79)
+
+
+def test_a_kept_run_whose_base_is_gone(goexfs: Command, fresh_base: Path) -> None:
+    run = goexfs.kept("echo precious > added")
+    gone = fresh_base.rename(fresh_base.with_name("gone"))
+    done = goexfs("run", "--run", run, "--", "true", cwd=gone)
+    refused(done, 65)
+    assert "put it back" in done.stderr
+
+
+def test_wishes_exclude_each_other(goexfs: Command, fresh_base: Path) -> None:
+    done = goexfs("run", "--merge", "--discard", "--", "sh", "-c", "echo new > added")
+    assert done.returncode == 2 and "--discard and --merge exclude each other" in done.stderr
+    assert not fresh_base.joinpath("added").exists()
+
+
 # the store
 
 
 def test_a_store_inside_the_base(goexfs: Command, fresh_base: Path) -> None:
     inside = environment(GOEXFS_HOME=str(fresh_base / "store"))
+    before = sorted(os.listdir(fresh_base))
     refused(goexfs("run", "--", "true", env=inside), 81)
+    refused(goexfs("mount", str(fresh_base), str(fresh_base.parent), env=inside), 81)
+    assert sorted(os.listdir(fresh_base)) == before, "a refusal writes nothing into the base"
     done = goexfs("run", "--allow-nested", "--discard", "--", "sh", "-c", "ls; test ! -e store", env=inside)
     assert done.returncode == 0, done.stderr
 
