@@ -336,3 +336,37 @@ def test_fsck_knows_the_history(store: Store, author: Author) -> None:
     assert all(finding.repaired for finding in fsck(store, repair=True).findings if finding.kind == "history")
     assert fsck(store).findings == ()
     assert store.runs.get(made.id).is_live
+
+
+@pytest.mark.parametrize("limit", [0, 3_000, 30_000])
+@pytest.mark.parametrize("seed", range(3))
+def test_thinning_keeps_what_it_must(store: Store, base: bytes, seed: int, limit: int) -> None:
+    choose = random.Random(seed)
+    author = Author(store, store.runs.create(base=base).id, seed)
+    run_id = author.upper.run_id
+    set_limit(store, run_id, limit)
+    history = History(store, run_id)
+    forks: dict[str, Plain] = {}
+    for _ in range(80):
+        position = author.step(size=choose.choice([10, 900]))
+        action = choose.randrange(8)
+        if action == 0:
+            history.snapshot()
+        elif action in (1, 2):
+            history.snapshot(kind="quiet")
+        elif action == 3:
+            forks[fork(store, run_id, position).id] = author.seen[position]
+        elif action == 4 and forks:
+            gone = choose.choice(sorted(forks))
+            del forks[gone]
+            store.discard(gone)
+        elif action == 5 and (users := [s.name for s in history.snapshots() if not s.is_automatic]):
+            history.drop(choose.choice(users))
+        thin(store, run_id, rows=7)
+        horizon, _ = author.upper.retained()
+        kept = {s.position for s in history.snapshots()} | {p for p in author.seen if p >= horizon}
+        check(store, run_id, author.seen, kept)
+        for child, seen in forks.items():
+            assert plain(store.upper(child).load()) == seen
+    gc(store)
+    assert fsck(store).findings == ()
