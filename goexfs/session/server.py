@@ -235,7 +235,7 @@ class _Server:
             log.warning("%s", problem)
 
         if slow:  # and a report would have to be compared with the base at once, which would wait for it
-            report("the base is on a network or FUSE filesystem, which does not report all changes: they show after 1 s")
+            report("the base is on a filesystem that does not report all changes (network, FUSE): they show after 1 s")
             return
         await trio.sleep(WATCH_DELAY_SECONDS)
         from goexfs.watch import BaseWatch

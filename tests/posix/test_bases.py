@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import pytest
 from tests.posix.conftest import BIG, fill
 from tests.posix.test_open_files import fails
 from tests.support import trees
-from tests.support.commands import CHECKOUT, Goexfs
+from tests.support.commands import Goexfs
 from tests.support.mounts import mounted
 from tests.support.users import OrdinaryUser
 
@@ -139,7 +138,8 @@ def test_the_store_and_the_mountpoint_below_the_base(base: Path) -> None:
         fails(errno.ENOENT, os.stat, top / "mnt")
         fails(errno.ENOENT, os.stat, top / "state" / "store")
         fails(errno.EPERM, os.mkdir, top / "mnt")
-        subprocess.run(["find", top, "-type", "f", "-exec", "cat", "{}", "+"], capture_output=True, check=True, timeout=60)
+        look = ["find", top, "-type", "f", "-exec", "cat", "{}", "+"]
+        subprocess.run(look, capture_output=True, check=True, timeout=60)
         usual_work(top)
 
 

@@ -23,7 +23,11 @@ SEQUENCES = 1000 if LONG else 60
 SET_BY_HAND = 10**12
 """times below were set with utime, or when the base was made; later ones come from two clocks"""
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs trusted xattrs, other owners, and no permission checks")
+PLAIN = ("mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "truncate", "chmod", "readlink")
+FOLLOWING = ("chown", "utime", "setxattr", "getxattr", "removexattr")
+"""operations whose last argument is whether to follow a symlink"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs trusted xattrs and other owners")
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +58,9 @@ class Both:
         name = {"rename_dir": "rename", "chmod_dir": "chmod"}.get(name, name)
         if method := getattr(self, name, None):
             method(*arguments)
-        elif name in ("mkdir", "mknod", "symlink", "link", "unlink", "rmdir", "rename", "truncate", "chmod", "readlink"):
+        elif name in PLAIN:
             self._same(name, *arguments)
-        elif name in ("chown", "utime", "setxattr", "getxattr", "removexattr"):
+        elif name in FOLLOWING:
             self._same(name, *arguments[:-1], follow=arguments[-1])
 
     def _both(self, *calls: Callable[[], Any]) -> tuple[Any, Any]:

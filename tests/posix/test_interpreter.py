@@ -58,7 +58,8 @@ def compare(module: str, area: Path) -> None:
         if was == "passed" and mine.get(name) != "passed"
     }
     assert not worse
-    print(f"{module}: {sum(was == 'passed' for was in native.values())} of {len(native)} pass natively and in the mount")
+    passed = sum(was == "passed" for was in native.values())
+    print(f"{module}: {passed} of {len(native)} pass natively and in the mount")
 
 
 @pytest.mark.parametrize("module", QUICK)
