@@ -56,12 +56,13 @@ def test_every_segment_describes_the_processes_that_it_names(tmp_path: Path) -> 
 def test_a_process_that_became_another_program_is_another_process(tmp_path: Path) -> None:
     """At once, not when what is known of it has become stale: a shell redirects before it starts the program."""
     recording = Recording(tmp_path / "journal", 1)
-    shell = subprocess.Popen(["sh", "-c", "read line; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    shell = subprocess.Popen(["sh", "-c", "echo; read line; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()  # exec(2) has wholly happened
         before = recording.number_of(shell.pid)
         assert recording.number_of(shell.pid) == before
         assert shell.stdin is not None
-        assert shell.stdout is not None
         shell.stdin.write(b"go\nthere\n")
         shell.stdin.flush()
         assert shell.stdout.readline() == b"there\n"
