@@ -5,18 +5,21 @@ planned by ``planner`` and done by ``apply``.  Belongs to the thread of the stor
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 
 from snapshots.apply import Application
 from snapshots.base import BaseTree
+from snapshots.changes import Change
+from snapshots.diff import diff
 from snapshots.errors import BaseError, Conflict, MergeError, RunState, StoreError
 from snapshots.forks import began_ns
 from snapshots.mergelog import MergeLog
 from snapshots.mergerecovery import alone_in, go_through, home_of, record_merged, recover_merges
 from snapshots.names import readable
+from snapshots.partial import cut
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
 from snapshots.runs import Run
@@ -42,10 +45,17 @@ class MergeResult(msgspec.Struct, frozen=True):
     """a directory in the base's root that could not be moved away: the next command tries again; usually None"""
     number: int | None = None
     """in the log of merges, for ``undo``; None when nothing was done"""
+    partly: bool = False
+    """whether something is left in the run"""
 
 
-def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
+def merge(
+    store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None
+) -> MergeResult:
     """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
+
+    With ``choose`` only the changes that it accepts: what is left stays in the run, which is over the new base then.
+    MergeError when these make no sense alone, or there are none.
 
     A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
@@ -57,40 +67,52 @@ def merge(store: Store, run: Run, *, dry_run: bool = False) -> MergeResult:
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
     if dry_run:
         with BaseTree(run.base) as base:
-            return MergeResult(run.id, False, _plan(store, run, base), None)
+            return MergeResult(run.id, False, _plan(store, run, base, choose)[0], None)
     with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
-        plan = _plan(store, run, base)
+        plan, rest = _plan(store, run, base, choose)
         if not plan.operations and plan.root_times_ns is None:
-            record_merged(store, run.id)
+            record_merged(store, run.id, rest)
             return MergeResult(run.id, True, plan, None)
         try:
-            number, leftover = _carry_out(store, run, base, plan)
+            number, leftover = _carry_out(store, run, base, plan, rest)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
             store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
             raise
-        return MergeResult(run.id, True, plan, leftover, number)
+        return MergeResult(run.id, True, plan, leftover, number, bool(rest))
 
 
-def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan) -> tuple[int, bytes | None]:
+def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) -> tuple[int, bytes | None]:
     log, st = MergeLog(store), base.stat_dir(base.root)
     identity, times = (st.st_dev, st.st_ino), (st.st_atime_ns, st.st_mtime_ns)
-    with log.begin(run.id, run.label, run.base, identity, staging_name(run.id), root_times=times) as pending:
+    name = staging_name(run.id)
+    with log.begin(run.id, run.label, run.base, identity, name, root_times=times, rest=rest) as pending:
         slots = home_of(base, log, pending, plan)
         application = Application(plan, base, store.objects, pending.staging, slots)
         leftover = go_through(store, log, pending, application)
     return pending.number, leftover
 
 
-def _plan(store: Store, run: Run, base: BaseTree) -> Plan:
-    """The plan; Conflict when there can be none."""
+def _plan(
+    store: Store, run: Run, base: BaseTree, choose: Callable[[Change], bool] | None = None
+) -> tuple[Plan, bytes]:
+    """The plan, and what drops the chosen part from the run (empty: all of it); Conflict when there can be none."""
     check_is_base_of(base, run)
     since_ns = max(began_ns(store, run), run.options.get(_IN_ORDER, 0))
-    plan = plan_merge(UpperTree(store.upper(run.id).load()), base, store.objects, since_ns=since_ns)
+    state, rest = store.upper(run.id).load(), b""
+    if choose is not None:
+        changes = diff(UpperTree(state), base, store.objects)
+        chosen = {change.path for change in changes if choose(change)}
+        if not chosen:
+            raise MergeError(f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did")
+        part = cut(state, changes, chosen)
+        if not part.is_all:
+            state, rest = part.state, msgspec.msgpack.encode(part.rest)
+    plan = plan_merge(UpperTree(state), base, store.objects, since_ns=since_ns)
     if plan.conflicts:
         raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)
-    return plan
+    return plan, rest
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:

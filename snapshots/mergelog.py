@@ -45,7 +45,7 @@ class Pending(msgspec.Struct, frozen=True):
     root_times: Times
     """of the base, before"""
     rest: bytes = b""
-    """what of the run is not merged, for ``snapshots.rest``; empty when all of it is"""
+    """the encoded checkpoint that drops what is merged from the run; empty when all of it is"""
 
 
 class MergeRecord(msgspec.Struct, frozen=True):

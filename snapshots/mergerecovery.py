@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
+import msgspec
+
 from snapshots import disk
 from snapshots.apply import Application
 from snapshots.base import BaseTree
 from snapshots.basepaths import split
+from snapshots.entries import Checkpoint
 from snapshots.errors import BaseError, GoexfsError, MergeError, RunUnknown
 from snapshots.mergelog import MergeLog, MergeRecord, Pending
 from snapshots.names import readable
@@ -113,7 +116,7 @@ def go_through(
                 done.plan, trail,
             )  # fmt: skip
             if pending.run_id is not None:
-                record_merged(store, pending.run_id)
+                record_merged(store, pending.run_id, pending.rest)
         except BaseException:
             log.unwrite(pending.number)
             raise
@@ -130,8 +133,14 @@ def go_through(
     return leftover
 
 
-def record_merged(store: Store, run_id: str) -> None:
-    """Mark a run merged and drop its upper.  Once it is marked, what is left over is the store's garbage."""
+def record_merged(store: Store, run_id: str, rest: bytes = b"") -> None:
+    """Mark a run merged and drop its upper (once it is marked, what is left over is the store's garbage).
+
+    With ``rest`` a part was merged, and this drops that part from the upper; doing so twice is like doing so once.
+    """
+    if rest:
+        store.upper(run_id).commit(msgspec.msgpack.decode(rest, type=Checkpoint))
+        return
     try:
         store.discard(run_id, state="merged")
     except RunUnknown:

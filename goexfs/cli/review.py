@@ -3,7 +3,8 @@
 Owns the forms in which changes are printed (by ``summary`` and ``pager``).  Main thread only.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -91,18 +92,27 @@ def print_changes(
 
 @click.command("merge", short_help="Bring what a run changed into its base.")
 @click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
+@click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
 @json_option
-def merge_command(ref: str, dry_run: bool, as_json: bool) -> None:
-    """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved."""
+def merge_command(
+    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved.
+
+    With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run.
+    """
     import goexfs
     from snapshots.errors import Conflict
 
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
-        changes = run.diff()
+        choose = _choice(run, paths, exclude, only_status)
+        changes = [change for change in run.diff() if choose is None or choose(change)]
         try:
-            result = run.merge(dry_run=dry_run)
+            result = run.merge(dry_run=dry_run, choose=choose)
         except Conflict as error:
             if as_json:
                 print_json(_merge_fields(run, changes, dry_run, error.conflicts))
@@ -111,6 +121,38 @@ def merge_command(ref: str, dry_run: bool, as_json: bool) -> None:
             print_json(_merge_fields(run, changes, dry_run))
         else:
             _say_merged(run, changes, result)
+
+
+def _choice(
+    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None
+) -> "Callable[[Change], bool] | None":
+    """Which changes are wanted; None: all of them."""
+    if not paths and not exclude and only_status is None:
+        return None
+    letters = frozenset((only_status or "AMDRTX").upper())
+    if not letters or not letters <= set("AMDRTX"):
+        raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
+    from pathspec import GitIgnoreSpec
+
+    below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
+    wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
+    unwanted = GitIgnoreSpec.from_lines(exclude)
+
+    def choose(change: "Change") -> bool:
+        if change.status not in letters:
+            return False
+        names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
+        if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
+            return False
+        return not any(unwanted.match_file(name) for name in names)
+
+    return choose
+
+
+def _pattern(path: bytes) -> str:
+    """A path is meant from the base; a pattern without a slash anywhere."""
+    text = os.fsdecode(path)
+    return text if "/" not in text and any(char in text for char in "*?[") else f"/{text}"
 
 
 def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:
@@ -122,6 +164,8 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
         note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
     if result.number is not None:
         note(f"goexfs undo {result.number} takes it back")
+    if result.partly:
+        note(f"the rest stays in {run.record.label}")
 
 
 def _merge_fields(

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal
 
 from goexfs.session import birth, checks, control, mounts, processes
@@ -215,8 +215,12 @@ class RunHandle(Past, Account):
             )
         return self.record
 
-    def merge(self, *, dry_run: bool = False) -> "MergeResult":
+    def merge(
+        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None
+    ) -> "MergeResult":
         """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
+
+        With ``choose`` only the changes that it accepts; the run is kept then, with the others.
 
         Raises ``Conflict`` or ``MergeError`` (then nothing was applied), ``RunBusy`` while it is mounted, ``RunState``
         when there is nothing to merge any more.
@@ -231,7 +235,7 @@ class RunHandle(Past, Account):
         if not record.is_live:
             raise RunState(f"run {record.label} has been {record.state} already")
         checks.same_base(record)
-        return merge(self._store, record, dry_run=dry_run)
+        return merge(self._store, record, dry_run=dry_run, choose=choose)
 
     def discard(self, *, forget: bool | None = None) -> None:
         """Free everything that only this run held; with ``forget`` its record goes too: nothing remains.

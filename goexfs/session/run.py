@@ -23,6 +23,9 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from snapshots.changes import Change
     from snapshots.merge import MergeResult
 
 Words = str | bytes | os.PathLike[str]
@@ -152,11 +155,13 @@ class Session(RunHandle):
         self._server.let_go()
         return found
 
-    def merge(self, *, dry_run: bool = False) -> "MergeResult":
+    def merge(
+        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None
+    ) -> "MergeResult":
         """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
         if not dry_run:
             self._end()
-        return super().merge(dry_run=dry_run)
+        return super().merge(dry_run=dry_run, choose=choose)
 
     def discard(self, *, forget: bool | None = None) -> None:
         """Unmount and discard; ``forget`` is by default what ``on_exit`` says."""

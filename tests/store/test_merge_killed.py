@@ -37,6 +37,10 @@ class Scene:
         with Store.open(self.store) as store:
             merge(store, self.run)
 
+    def merge_a_part(self):
+        with Store.open(self.store) as store:
+            merge(store, self.run, choose=lambda change: change.path in (b"edited", b"deleted", b"b", b"b/deep", b"link"))
+
     def undo(self):
         with Store.open(self.store) as store:
             undo(store, MergeLog(store).records()[-1].number)
@@ -118,6 +122,27 @@ def test_a_merge_killed_at_every_step(tmp_path, capsys, stride):
     assert {"old", "new"} == set(outcomes)
     with capsys.disabled():
         print(f"\n{len(outcomes) - 1} points of a merge: {outcomes.count('old')} old, {outcomes.count('new')} new")
+
+
+@every_step
+def test_a_merge_of_a_part_killed_at_every_step(tmp_path, capsys, stride):
+    points = 0
+    for number in range(1, 10_000, stride):
+        scene = Scene(tmp_path / str(number))
+        step = die_at(number, scene.merge_a_part)
+        assert die_at(0, scene.recover) is None
+        where = f"killed before step {number}: {step}"
+        edited = (scene.base / "edited").read_text() != "content of edited"
+        assert edited != (scene.base / "deleted").exists(), where
+        assert scene.state() == "kept", where
+        scene.merge()  # whatever is left of it, and all of it is there
+        assert scene.check_recovered(where) == "new"
+        points += 1
+        if step is None:
+            break
+    assert edited
+    with capsys.disabled():
+        print(f"\n{points - 1} points of a merge of a part")
 
 
 @every_step

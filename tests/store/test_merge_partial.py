@@ -1,0 +1,89 @@
+"""Merging a part of a run: the base gets that part, the run keeps the rest, and both together are all of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from snapshots.base import BaseTree
+from snapshots.diff import diff
+from snapshots.errors import MergeError
+from snapshots.merge import merge
+from snapshots.tree import UpperTree
+from snapshots.undo import undo
+from tests.store.sessions import every_kind_of_base, write
+from tests.store.test_merge_run import Work
+from tests.support.trees import differences, picture
+
+
+@pytest.fixture
+def work(store, base, tmp_path):
+    made = []
+
+    def begin(change):
+        made.append(Work(store, base, tmp_path / f"there{len(made)}", change))
+        return made[-1]
+
+    every_kind_of_base(Path(os.fsdecode(base)))
+    yield begin
+    for w in made:
+        w.mirror.close()
+
+
+def several(there):
+    write(there / "edited", "edited by the run")
+    (there / "deleted").unlink()
+    (there / "renamed").rename(there / "dir" / "now")
+    (there / "new").mkdir()
+    write(there / "new" / "f", "new")
+    write(there / "dir" / "f", "edited too")
+    write(there / "swap1" / "f", "and this")
+    (there / "mode").chmod(0o700)
+    write(there / "one", "under three names")
+
+
+def changed(w):
+    with BaseTree(os.fsencode(w.base)) as tree:
+        upper = UpperTree(w.store.upper(w.run.id).load())
+        return {change.path for change in diff(upper, tree, w.store.objects)}
+
+
+def chosen(*paths):
+    return lambda change: change.path in paths
+
+
+def test_part_by_part(work, store):
+    w = work(several)
+    everything = changed(w)
+    for part in ({b"edited"}, {b"deleted", b"dir/now"}, {b"new", b"new/f"}, {b"mode"}):
+        result = merge(store, w.run, choose=chosen(*part))
+        assert result.partly
+        assert w.state == "kept"
+        everything -= part
+        assert changed(w) == everything
+    assert (w.base / "edited").read_text() == "edited by the run"
+    assert not (w.base / "dir" / "f").exists()
+    merge(store, w.run)
+    assert w.state == "merged"
+    assert differences(w.expected, picture(w.base)) == []
+
+
+def test_a_part_can_be_undone(work, store):
+    w = work(several)
+    number = merge(store, w.run, choose=chosen(b"edited", b"new", b"new/f")).number
+    undo(store, number)
+    assert differences(w.before, picture(w.base)) == []
+
+
+def test_all_of_it_is_a_merge(work, store):
+    w = work(several)
+    assert not merge(store, w.run, choose=lambda _: True).partly
+    w.assert_merged()
+
+
+@pytest.mark.parametrize(("part", "message"), [({b"new/f"}, "new can only"), ({b"nothing"}, "nothing of that kind")])
+def test_what_makes_no_sense_alone(work, store, part, message):
+    w = work(several)
+    with pytest.raises(MergeError, match=message):
+        merge(store, w.run, choose=chosen(*part))
+    w.assert_untouched()
