@@ -47,6 +47,8 @@ class MergeResult(msgspec.Struct, frozen=True):
     """in the log of merges, for ``undo``; None when nothing was done"""
     partly: bool = False
     """whether something is left in the run"""
+    completed: tuple[bytes, ...] = ()
+    """what was not chosen and is needed for what was: new directories"""
 
 
 def merge(
@@ -67,20 +69,21 @@ def merge(
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
     if dry_run:
         with BaseTree(run.base) as base:
-            return MergeResult(run.id, False, _plan(store, run, base, choose)[0], None)
+            plan, rest, completed = _plan(store, run, base, choose)
+            return MergeResult(run.id, False, plan, None, None, bool(rest), completed)
     with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
-        plan, rest = _plan(store, run, base, choose)
+        plan, rest, completed = _plan(store, run, base, choose)
         if not plan.operations and plan.root_times_ns is None:
             record_merged(store, run.id, rest)
-            return MergeResult(run.id, True, plan, None)
+            return MergeResult(run.id, True, plan, None, None, bool(rest), completed)
         try:
             number, leftover = _carry_out(store, run, base, plan, rest)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
             store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
             raise
-        return MergeResult(run.id, True, plan, leftover, number, bool(rest))
+        return MergeResult(run.id, True, plan, leftover, number, bool(rest), completed)
 
 
 def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) -> tuple[int, bytes | None]:
@@ -96,23 +99,28 @@ def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) 
 
 def _plan(
     store: Store, run: Run, base: BaseTree, choose: Callable[[Change], bool] | None = None
-) -> tuple[Plan, bytes]:
-    """The plan, and what drops the chosen part from the run (empty: all of it); Conflict when there can be none."""
+) -> tuple[Plan, bytes, tuple[bytes, ...]]:
+    """The plan, what drops the chosen part from the run (empty: all of it), and what was added to the choice.
+
+    Conflict when there can be no plan.
+    """
     check_is_base_of(base, run)
     since_ns = max(began_ns(store, run), run.options.get(_IN_ORDER, 0))
     state, rest = store.upper(run.id).load(), b""
+    completed: tuple[bytes, ...] = ()
     if choose is not None:
         changes = diff(UpperTree(state), base, store.objects)
         chosen = {change.path for change in changes if choose(change)}
         if not chosen:
             raise MergeError(f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did")
         part = cut(state, changes, chosen)
+        completed = part.completed
         if not part.is_all:
             state, rest = part.state, msgspec.msgpack.encode(part.rest)
     plan = plan_merge(UpperTree(state), base, store.objects, since_ns=since_ns)
     if plan.conflicts:
         raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)
-    return plan, rest
+    return plan, rest, completed
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:

@@ -1,8 +1,8 @@
 """Merging a part of a run: what the chosen changes are in its upper, and what is left of it.
 
 Owns the cut.  A part is made of whole *units*: a name in a directory that stays in the base, with all that the run has
-below it.  What the run renamed belongs to both its names, and hard links belong together.  A choice that would cut a unit
-is refused, by name.  Pure: from values to values.
+below it.  What the run renamed belongs to both its names, and hard links belong together.  A choice
+that would cut a unit is refused, by name; only the new directories on the way to what was chosen are added to it.  Pure: from values to values.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from snapshots.basepaths import is_below, join, split
-from snapshots.changes import Change
+from snapshots.changes import Change, Status
 from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Checkpoint, UpperState
 from snapshots.errors import MergeError
 from snapshots.names import readable
@@ -26,6 +26,8 @@ class Part(NamedTuple):
     """drops it: the base shows it then"""
     is_all: bool
     """nothing is left that differs from the base"""
+    completed: tuple[bytes, ...]
+    """new directories that were not chosen, but are needed for what was; sorted"""
 
 
 class _Unit(NamedTuple):
@@ -38,6 +40,8 @@ class _Unit(NamedTuple):
 
 def cut(state: UpperState, changes: Sequence[Change], chosen: set[bytes]) -> Part:
     """The part with the changes whose path is in ``chosen``; MergeError when it makes no sense alone."""
+    completed = _missing(changes, chosen)
+    chosen = chosen | completed
     units: dict[bytes, _Unit] = {}
     kept: dict[int, bytes] = {ROOT_INO: b""}
     """directories that stay, with their paths"""
@@ -47,11 +51,11 @@ def cut(state: UpperState, changes: Sequence[Change], chosen: set[bytes]) -> Par
         for name, ino in state.links.get(parent, {}).items():
             path = join(above, name)
             entry = state.entries.get(ino)
-            if entry is not None and entry.is_dir and not entry.opaque:
-                if entry.origin is not None and entry.origin.path == path:
-                    kept[ino] = path
-                    waiting.append((ino, path))
-                    continue
+            is_dir = entry is not None and entry.is_dir and not entry.opaque
+            if entry is not None and is_dir and entry.origin is not None and entry.origin.path == path:
+                kept[ino] = path
+                waiting.append((ino, path))
+                continue
             units[path] = _Unit(parent, name, ino, _below(state, ino))
     taken = _taken(units, changes, chosen)
     _check_origins(state, units, taken)
@@ -76,7 +80,18 @@ def cut(state: UpperState, changes: Sequence[Change], chosen: set[bytes]) -> Par
         state.next_ino,
     )  # fmt: skip
     left = any(change.path not in chosen for change in changes)
-    return Part(UpperState(entries, links, state.next_ino, state.journal), rest, not left)
+    return Part(UpperState(entries, links, state.next_ino, state.journal), rest, not left, tuple(sorted(completed)))
+
+
+def _missing(changes: Sequence[Change], chosen: set[bytes]) -> set[bytes]:
+    """New directories above what is chosen that are not."""
+    needed: set[bytes] = set()
+    for path in chosen:
+        above = split(path)[0]
+        while above and above not in needed:
+            needed.add(above)
+            above = split(above)[0]
+    return {c.path for c in changes if c.status is Status.ADDED and c.path in needed and c.path not in chosen}
 
 
 def _below(state: UpperState, ino: int) -> frozenset[int]:

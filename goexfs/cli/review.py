@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli import pager, stat, summary
-from goexfs.cli.output import count, home, note, on_terminal, print_json, use_color
+from goexfs.cli.output import count, home, note, on_terminal, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
@@ -164,6 +164,9 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
         note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
     if result.number is not None:
         note(f"goexfs undo {result.number} takes it back")
+    if result.completed:
+        listed = ", ".join(quoted(path) for path in result.completed[:5])
+        note(f"with what they are in: {listed}" + (", …" if len(result.completed) > 5 else ""))
     if result.partly:
         note(f"the rest stays in {run.record.label}")
 

@@ -81,7 +81,15 @@ def test_all_of_it_is_a_merge(work, store):
     w.assert_merged()
 
 
-@pytest.mark.parametrize(("part", "message"), [({b"new/f"}, "new can only"), ({b"nothing"}, "nothing of that kind")])
+def test_the_directory_of_what_was_chosen_is_added(work, store):
+    w = work(several)
+    assert merge(store, w.run, choose=chosen(b"new/f"), dry_run=True).completed == (b"new",)
+    assert merge(store, w.run, choose=chosen(b"new/f")).completed == (b"new",)
+    assert (w.base / "new" / "f").read_text() == "new"
+    assert not changed(w) & {b"new", b"new/f"}
+
+
+@pytest.mark.parametrize(("part", "message"), [({b"new"}, "new can only"), ({b"nothing"}, "nothing of that kind")])
 def test_what_makes_no_sense_alone(work, store, part, message):
     w = work(several)
     with pytest.raises(MergeError, match=message):
