@@ -383,6 +383,9 @@ class Database:
         store = self.path.parent
         if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._no_room(extended)):
             return durable.full(f"cannot write the store {store}")
+        if code == sqlite3.SQLITE_NOTADB:  # fsck could not open it either
+            advice = f"put a copy of it back, or move {store} away to begin a new store"
+            return StoreDamaged(f"{self.path} is not a database any more; {advice}")
         if code in _DAMAGED or extended == sqlite3.SQLITE_IOERR_SHORT_READ or code == sqlite3.SQLITE_ERROR:
             return StoreDamaged(f"the database {self.path} is damaged ({exc}); `goexfs fsck` says how far")
         if code in _BUSY:

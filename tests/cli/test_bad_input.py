@@ -124,8 +124,9 @@ def test_a_damaged_store(goexfs: Command, goexfs_home: Path) -> None:
     for left in goexfs_home.glob("store.db-*"):
         left.unlink()
     (goexfs_home / "store.db").write_bytes(b"not a database\n" * 1000)
-    for words in (["ls"], ["gc"], ["run", "--", "true"]):
-        refused(goexfs(*words), 76)
+    for words in (["ls"], ["gc"], ["run", "--", "true"], ["fsck", "--repair"]):
+        said = refused(goexfs(*words), 76)
+        assert "move" in said and "fsck" not in said, "fsck cannot say more of what is no database"
 
 
 def test_no_store(goexfs: Command) -> None:
