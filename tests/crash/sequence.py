@@ -124,8 +124,8 @@ def is_between(seen: Picture, before: Picture, after: Picture | None = None) -> 
     if seen in (before, after):
         return True
     different = [path for path in seen if seen[path] != before.get(path)]
-    if after is None or seen.keys() != before.keys() or len(different) != 1:
-        return False
+    if after is None or seen.keys() != before.keys() or len({seen[path][0] for path in different}) != 1:
+        return False  # not one inode, under whatever names
     (*rest, data), (*rest_before, old) = seen[different[0]], before[different[0]]
     new = after[different[0]][-1]
     if rest != rest_before or not (isinstance(data, bytes) and isinstance(old, bytes) and isinstance(new, bytes)):

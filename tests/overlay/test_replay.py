@@ -3,11 +3,13 @@
 import os
 import random
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from goexfs.overlay import Dir, File, Node, Overlay, store_batch
+from goexfs.overlay import Dir, File, Node, Overlay, WouldBlock, store_batch
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
 from snapshots import journal
@@ -17,6 +19,16 @@ from snapshots.replay import Replay
 from snapshots.store import Store
 
 STEPS = 60
+T = TypeVar("T")
+
+
+def unblocked(operation: Callable[[], T]) -> T:
+    """Do what may have to wait for the disk first."""
+    while True:
+        try:
+            return operation()
+        except WouldBlock as blocked:
+            blocked.prepare()
 
 
 def dump(overlay: Overlay, node: Node | None = None, path: bytes = b"") -> dict[bytes, tuple[object, ...]]:
@@ -26,7 +38,7 @@ def dump(overlay: Overlay, node: Node | None = None, path: bytes = b"") -> dict[
     data: object = None
     if isinstance(node, File):
         handle = overlay.open(node, os.O_RDONLY)
-        data = bytes(overlay.read(handle, 0, node.size))
+        data = unblocked(lambda: bytes(overlay.read(handle, 0, node.size)))
         overlay.release(handle)
     elif stat.S_ISLNK(node.mode):
         data = overlay.readlink(node)
@@ -62,6 +74,16 @@ class Driver:
 
     def step(self) -> None:
         """One operation that changes something, or is refused."""
+        made, state = self.made, self.random.getstate()
+
+        def again() -> None:
+            self.made = made
+            self.random.setstate(state)
+            self._step()
+
+        unblocked(again)
+
+    def _step(self) -> None:
         overlay, choose = self.overlay, self.random.choice
         all_names = self.everything()
         directories = [overlay.root, *[node for _, _, node in all_names if isinstance(node, Dir)]]
