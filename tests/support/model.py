@@ -12,13 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from goexfs.overlay import Batch, Node, Overlay, store_batch
-from goexfs.overlay.content import Inline
-from goexfs.overlay.nodes import Dir, File
-from goexfs.overlay.records import entry_of
 from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.base import BaseTree
 from snapshots.diff import diff
-from snapshots.entries import Identity
 from snapshots.errors import StoreFull
 from snapshots.journal import JournalWriter, drop_before
 from snapshots.merge import merge
@@ -29,6 +25,7 @@ from snapshots.upper import Upper
 from tests.support import native, vfs
 from tests.support.bases import fill, pattern, traces
 from tests.support.outcome import check_diff, check_merged
+from tests.support.soundness import check_nothing_unneeded, check_sound
 
 SET_BY_HAND = 10**12
 """Times below were set with utime, here or when the base was made, and must agree to the nanosecond; later ones come
@@ -217,29 +214,8 @@ class Pair:
 
     def check(self) -> None:
         """What must hold between the overlay's own tables."""
-        nodes = self.overlay.nodes
-        for ino, node in nodes.items():
-            assert node.ino == ino
-            origin = entry_of(node).origin
-            if origin is not None:
-                st = os.lstat(os.path.join(os.fsencode(self.base), origin.path))
-                assert origin.identity == Identity.of(st), f"{node} does not remember its base as it is"
-            for parent, name in node.names():
-                assert parent.children.get(name) is node, f"{node} does not hang at {name!r} in {parent}"
-                assert nodes.get(parent.ino) is parent, f"{node} hangs in {parent}, which is gone"
-            if isinstance(node, Dir):
-                for name, child in node.children.items():
-                    if isinstance(child, Node):
-                        assert (node, name) in child.names(), f"{child} does not know of {name!r}"
-                        assert nodes.get(child.ino) is child, f"{child} is not in the table"
         files = [file for _, file in self._files.values()] + [each.over for each in self._listings.values()]
-        for ino, node in nodes.items():
-            assert node.opens == sum(file.ino == ino for file in files), f"{node} is open {node.opens} times"
-            if isinstance(node, File):
-                writers = sum(file.ino == ino and file.flags & os.O_ACCMODE != os.O_RDONLY for file in files)
-                assert node.writers == writers, f"{node} has {node.writers} writers"
-        held = sum(n.content.size for n in nodes.values() if isinstance(n, File) and isinstance(n.content, Inline))
-        assert self.overlay.dirty_bytes == held, f"{self.overlay.dirty_bytes} dirty bytes are told of, {held} are there"
+        check_sound(self.overlay, self.base, files)
 
     # -- open files
 
@@ -547,9 +523,7 @@ class Pair:
             self.closedir(slot)
         self.seal()
         self.mount.forget_everything()
-        needed = {above for node in self.overlay.nodes.values() if node.kept for above in _above(node)}
-        left = [node for node in self.overlay.nodes.values() if not node.kept and node not in needed]
-        assert not left, f"nothing needs {left}"
+        check_nothing_unneeded(self.overlay)
         self._unmount()
         assert not os.listdir(self.spool), "working files were left behind"
         self._mount()
@@ -572,18 +546,6 @@ class Pair:
         assert found is None or (found.damage is None and not found.lost), found
         assert not os.listdir(self.spool), "working files were left behind"
         self._mount()
-
-
-def _above(node: Node) -> set[Node]:
-    """Every directory above a node: hard links of the base may hang in directories that nothing else needs."""
-    found: set[Node] = set()
-    waiting = [node]
-    while waiting:
-        for parent, _ in waiting.pop().names():
-            if parent not in found:
-                found.add(parent)
-                waiting.append(parent)
-    return found
 
 
 def _name(number: int) -> str:
