@@ -26,6 +26,7 @@ from goexfs.session import processes
 from goexfs.session import sandbox as sandboxes
 from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
 from goexfs.session.sandbox import Sandbox
+from goexfs.session.terminal import has_foreground
 from snapshots.names import readable
 
 Stream = int | IO[Any] | None
@@ -62,6 +63,9 @@ class Child(Protocol):
     def send(self, number: int) -> None:
         """Signal the command."""
 
+    def stopped(self) -> int | None:
+        """The process group of a command that has one of its own in the terminal and is stopped now; None otherwise."""
+
     def kill_all(self) -> None:
         """Kill whatever is left of the command and wait until it is gone; repeatable."""
 
@@ -80,10 +84,17 @@ class Sandboxed:
         self._init_fd = -1
         self._command_fd = -1
         self._killed = False
+        # A process group of goexfs does not exist in the PID namespace: a shell that wants to give the terminal back to
+        # the group it was started in would fail.  So a command in the terminal begins with a group of its own.
+        self._own_group = command.stdin is None and has_foreground()
         argv = [
             *_launcher("ignore", SHIELDED),
             *command.sandbox.arguments(cwd=command.cwd, status_fd=write_fd),
-            *_launcher("default", [n for n in SHIELDED if signal.getsignal(n) != signal.SIG_IGN], command.argv[0]),
+            *_launcher(
+                "foreground" if self._own_group else "default",
+                [n for n in SHIELDED if signal.getsignal(n) != signal.SIG_IGN],
+                command.argv[0],
+            ),
             *command.argv,
         ]
         try:
@@ -128,14 +139,22 @@ class Sandboxed:
         """Signal the command itself; waits for it to exist and to have left the launcher, which ignores signals."""
         deadline = time.monotonic() + _START_SECONDS
         while self._command_fd < 0 and self.popen.poll() is None:
-            init = self._init_pid()
-            pid = processes.first_child(init, inner_pid=2) if init is not None else None
+            pid = self._command_pid()
             if time.monotonic() > deadline or (pid is not None and not processes.ignores_all(pid, SHIELDED)):
                 self._command_fd = processes.open_pid(pid) if pid is not None else -1
                 break
             time.sleep(0.002)
         if self._command_fd >= 0:
             processes.signal_pidfd(self._command_fd, number)
+
+    def _command_pid(self) -> int | None:
+        init = self._init_pid()
+        return processes.first_child(init, inner_pid=2) if init is not None else None
+
+    def stopped(self) -> int | None:
+        """See `Child`: the command leads its group."""
+        pid = self._command_pid() if self._own_group else None
+        return pid if pid is not None and (processes.status_field(pid, "State") or "").startswith("T") else None
 
     def kill_all(self) -> None:
         """Kill process 1, and with it the whole PID namespace, and wait until all of it is gone."""
@@ -197,6 +216,10 @@ class Plain:
         """Signal the command."""
         self.popen.send_signal(number)
 
+    def stopped(self) -> int | None:
+        """It shares the group of goexfs: the terminal stops both at once."""
+        return None
+
     def kill_all(self) -> None:
         """Kill the command, its descendants, and those of them that were orphaned meanwhile."""
         if self._adopting_before is not None:
@@ -219,6 +242,14 @@ def _read_ready(fd: int) -> bytes:
 _SET_SIGNALS = """\
 import os, signal, sys
 how, numbers, argv = sys.argv[1], sys.argv[2], [os.fsencode(word) for word in sys.argv[3:]]
+if how == "foreground":
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    try:
+        os.setpgid(0, 0)
+        os.tcsetpgrp(os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC), os.getpgrp())
+    except OSError:
+        pass
+    signal.signal(signal.SIGTTOU, signal.SIG_DFL)
 for number in filter(None, numbers.split(",")):
     signal.signal(int(number), signal.SIG_IGN if how == "ignore" else signal.SIG_DFL)
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
@@ -231,9 +262,12 @@ except OSError as error:
 
 
 def _launcher(how: str, signals: Sequence[int], program: bytes = b"") -> list[bytes]:
-    """What stands before a command to have it start with ``signals`` ignored (``ignore``) or not (``default``)."""
+    """What stands before a command to have it start with ``signals`` ignored (``ignore``) or not (``default``).
+
+    ``foreground``: not ignored, and in a process group of its own that has the terminal.
+    """
     env = shutil.which("env")
-    if env is not None and b"=" not in program and _env_sets_signals(env):
+    if how != "foreground" and env is not None and b"=" not in program and _env_sets_signals(env):
         names = ",".join(signal.Signals(number).name.removeprefix("SIG") for number in signals)
         return [os.fsencode(env), *([f"--{how}-signal={names}".encode()] if names else []), b"--"]
     numbers = ",".join(str(int(number)) for number in signals)

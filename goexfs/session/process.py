@@ -5,9 +5,10 @@ and no store; is told argv, environment and sandbox.  How a child is started and
 
 Signals can be handled in the main thread only; in another thread ``run`` waits without forwarding any.
 
-The command stays in the process group of the caller, so that job control, window sizes and Ctrl-C of the terminal
-reach it as if goexfs were not there.  A signal that the terminal sent (the kernel says so) is therefore never
-forwarded; one that a process sent to goexfs is.
+In a terminal a sandboxed command has a process group of its own in the foreground, so that job control, window sizes
+and Ctrl-C reach it as if goexfs were not there; when it is stopped, goexfs stops with it.  Elsewhere it stays in the
+group of the caller.  A signal that the terminal sent (the kernel says so) is never forwarded; one that a process sent
+to goexfs is.
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 from goexfs.session.arrivals import Arrivals
 from goexfs.session.children import Child, Command, Plain, Sandboxed
-from goexfs.session.terminal import terminal_restored
+from goexfs.session.terminal import hand_over, has_foreground, terminal_restored
 
 GRACE_SECONDS = 10.0
 """How long a command may take to end after SIGTERM, SIGHUP or SIGQUIT was forwarded to it."""
@@ -27,6 +28,10 @@ DEADLY = frozenset({signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
 
 _IMPATIENT_SECONDS = 1.0
 """What remains of the grace once such a signal comes a second time."""
+
+_STOPPED_SECONDS = 0.2
+"""How often to look whether a command in the terminal was stopped: nobody but its own parent is told."""
+
 
 class Ended(NamedTuple):
     """How a command ended."""
@@ -62,6 +67,7 @@ class _Wait:
         self._kill_at: float | None = None
         self._end_at = None if timeout is None else time.monotonic() + timeout
         self._deadly: int | None = None
+        self._in_terminal = has_foreground()
 
     def end(self) -> Ended:
         """Wait to the end."""
@@ -83,9 +89,23 @@ class _Wait:
         if self._end_at is not None and now >= self._end_at:
             raise TimeoutError
         due = [at - now for at in (self._kill_at, self._end_at) if at is not None]
+        if self._in_terminal:
+            due.append(_STOPPED_SECONDS)
         arrived = self._signals.next(pidfd, min(due, default=None))
         if arrived is not None:
             self._forward(*arrived)
+        elif self._in_terminal and (group := self._child.stopped()) is not None:
+            self._suspend(group)
+
+    def _suspend(self, group: int) -> None:
+        """The user stopped the command: stop too, for the shell that waits for this process, and go on together."""
+        hand_over(os.getpgrp())
+        os.kill(os.getpid(), signal.SIGSTOP)
+        hand_over(group, only_from=os.getpgrp())  # unless the shell lets us go on in the background
+        try:
+            os.killpg(group, signal.SIGCONT)
+        except ProcessLookupError:
+            pass
 
     def _forward(self, number: int, by_terminal: bool) -> None:
         # A terminal that is closed tells the leader of its session only; any other signal it gives to the whole group.

@@ -36,6 +36,23 @@ def has_foreground() -> bool:
     return True
 
 
+def hand_over(group: int, *, only_from: int | None = None) -> None:
+    """Make *group* the foreground group of the terminal, if *only_from* (when given) is that now."""
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # it may be done from the background
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return
+    try:
+        if only_from is None or os.tcgetpgrp(fd) == only_from:
+            os.tcsetpgrp(fd, group)
+    except OSError:
+        pass  # the terminal was closed, or the group is gone
+    finally:
+        os.close(fd)
+        signal.signal(signal.SIGTTOU, before)
+
+
 def _open_terminal() -> int | None:
     """The controlling terminal, if there is one and this process is in its foreground."""
     if threading.current_thread() is not threading.main_thread():

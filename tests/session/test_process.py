@@ -300,6 +300,19 @@ def test_stopping_and_going_on(box: str, area: Path) -> None:
     assert tty.close() == 0
 
 
+@pytest.mark.parametrize("shell", ["sh", "bash --norc --noprofile"])
+def test_an_interactive_shell_ends_with_its_own_status(shell: str, area: Path) -> None:
+    """On its way out it gives the terminal back to the group it was started in, which must exist in the sandbox."""
+    for name in ("base", "mount"):
+        (area / name).mkdir()
+    argv = [sys.executable, "-c", TERMINAL, str(area / "base"), str(area / "mount"), f"exec {shell} -i", "sandbox"]
+    tty = Terminal(argv, {**os.environ, "PYTHONPATH": str(CHECKOUT), "PS1": "$ "})
+    tty.expect(b"$ ")
+    tty.type(b"exit 3\n")
+    tty.expect(b"ended 3 None")
+    assert tty.close() == 0
+
+
 def test_killed_goexfs_takes_the_sandbox_along(area: Path) -> None:
     for name in ("base", "mount"):
         (area / name).mkdir()
