@@ -27,6 +27,10 @@ class Mounted:
         self.writer = JournalWriter(self.directory / "journal", state.journal, 0)
         self.overlay.record_in(self.writer.append)
 
+    def close(self) -> None:
+        self.writer.close()
+        self.overlay.close()
+
     def append(self, change) -> None:  # what `carry_out` asks of a `Recording`
         self.writer.append(change)
 
@@ -93,10 +97,10 @@ def test_back_and_forth(tmp_path: Path, tree: BaseTree, seed: int, known: bool) 
                         assert shown(overlay) == then[before]
         now = shown(overlay)
         mounted.seal()
-        mounted.writer.close()
+        mounted.close()
         again = Mounted(store, run.id, tree)
         assert shown(again.overlay) == now
-        again.writer.close()
+        again.close()
         assert fsck(store).findings == ()
 
 
@@ -118,10 +122,11 @@ def test_a_crash_just_after_it(tmp_path: Path, tree: BaseTree, seed: int) -> Non
         assert shown(mounted.overlay) == then
         driver.step()
         now = shown(mounted.overlay)
-        mounted.writer.close()  # nothing is sealed
+        mounted.close()  # nothing is sealed
         assert recover(store, run.id) is not None
         again = Mounted(store, run.id, tree)
         assert shown(again.overlay) == now
+        again.close()
         assert fsck(store).findings == ()
 
 
@@ -157,6 +162,7 @@ def test_open_files_and_working_directories(tmp_path: Path, tree: BaseTree) -> N
         for each in (handle, other, reading):
             overlay.release(each)
         mounted.seal()
+        mounted.close()
         assert fsck(store).findings == ()
 
 
@@ -179,3 +185,4 @@ def test_only_some_paths(tmp_path: Path, tree: BaseTree) -> None:
         assert mounted.rewind(1)
         now, before = ({p: v for p, v in each.items() if p not in (b"", b"d")} for each in (shown(overlay), before))
         assert now == before
+        mounted.close()
