@@ -1,7 +1,8 @@
 """Carrying out a plan: stage, check, commit point, apply, finish, in either direction, and everything taken back when
 a step fails.
 
-Owns the order of the steps, and how each operation is done and undone.  Decides nothing about what is merged.  Belongs to the thread of its ``BaseTree``, which should be open for this alone.
+Owns the order of the steps, and how each operation is done and undone.  Decides nothing about what is merged.  Belongs
+to the thread of its ``BaseTree``, which should be open for this alone.
 
 Before the commit point nothing in the base has changed except for the staging directory.  After it every operation is
 one system call with an inverse; what is replaced stays in the staging directory until the end.  So a failure anywhere
@@ -110,7 +111,9 @@ class Application:
         try:
             course = _decode(found[0])
         except msgspec.MsgspecError as e:
-            raise MergeError(f"the journal in {readable(name)} in the base is damaged ({e}); see what is in there") from e
+            raise MergeError(
+                f"the journal in {readable(name)} in the base is damaged ({e}); see what is in there"
+            ) from e
         self = cls(course.plan, base, None, name, slots, backward=course.backward, trail=course.trail)
         self.staging = staging
         self._course = course
@@ -131,7 +134,7 @@ class Application:
             self._check()
             with _undisturbed():
                 self._commit()
-        except BaseException as e:  # noqa: BLE001 - whatever it is, it is raised again
+        except BaseException as e:
             self._fail(e)
         return self.resume(record)
 
@@ -141,7 +144,7 @@ class Application:
             try:
                 self._go(to_start=False)
                 record(self)
-            except BaseException as e:  # noqa: BLE001 - whatever it is, it is raised again
+            except BaseException as e:
                 self._fail(e)
             return self._finish()
 
@@ -403,8 +406,8 @@ class Application:
         except (OSError, GoexfsError) as e:
             self.staging.close()
             raise MergeError(
-                f"the merge failed ({reason}) and could not be taken back at {readable(self._at)} ({e}); what is missing "
-                f"is in {readable(self.staging.name)} in the base, and the next goexfs command tries again"
+                f"the merge failed ({reason}) and could not be taken back at {readable(self._at)} ({e}); what is "
+                f"missing is in {readable(self.staging.name)} in the base, and the next goexfs command tries again"
             ) from reason
         if not self.staging.made:
             return ""

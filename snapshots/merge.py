@@ -112,7 +112,9 @@ def _plan(
         changes = diff(UpperTree(state), base, store.objects)
         chosen = {change.path for change in changes if choose(change)}
         if not chosen:
-            raise MergeError(f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did")
+            raise MergeError(
+                f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did"
+            )
         part = cut(state, changes, chosen)
         completed = part.completed
         if not part.is_all:

@@ -1,8 +1,9 @@
 """Merging a part of a run: what the chosen changes are in its upper, and what is left of it.
 
 Owns the cut.  A part is made of whole *units*: a name in a directory that stays in the base, with all that the run has
-below it.  What the run renamed belongs to both its names, and hard links belong together.  A choice
-that would cut a unit is refused, by name; only the new directories on the way to what was chosen are added to it.  Pure: from values to values.
+below it.  What the run renamed belongs to both its names, and hard links belong together.  A choice that would cut a
+unit is refused, by name; only the new directories on the way to what was chosen are added to it.  Pure: from values to
+values.
 """
 
 from collections.abc import Sequence
@@ -129,7 +130,9 @@ def _taken(units: dict[bytes, _Unit], changes: Sequence[Change], chosen: set[byt
     for path, unit in units.items():
         for ino in unit.inodes:
             if owner.setdefault(ino, path in taken) != (path in taken):
-                raise MergeError(f"{readable(path)} has another name that was chosen differently; choose both or neither")
+                raise MergeError(
+                    f"{readable(path)} has another name that was chosen differently; choose both or neither"
+                )
     return taken
 
 

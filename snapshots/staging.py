@@ -54,8 +54,8 @@ class Staging:
             disk.mkdir(root, self.name)
         except FileExistsError:
             raise MergeError(
-                f"{readable(self.name)} in the base was left by an interrupted merge of another store: recover it there,"
-                " or remove the directory, and merge again"
+                f"{readable(self.name)} in the base was left by an interrupted merge of another store: recover it"
+                " there, or remove the directory, and merge again"
             ) from None
         self.made = True
         self.fd = disk.open_dir(root, self.name)

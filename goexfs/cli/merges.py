@@ -53,8 +53,8 @@ def merges_command(everything: bool, as_json: bool) -> None:
 def undo_command(number: int | None, dry_run: bool, as_json: bool) -> None:
     """Bring the base back to what it was before MERGE: the latest into the directory you are in that is not undone.
 
-    Refused, with nothing changed, when what the merge left was changed since. An undo is listed by goexfs merges and can
-    be undone too: that is the merge again.
+    Refused, with nothing changed, when what the merge left was changed since. An undo is listed by goexfs merges and
+    can be undone too: that is the merge again.
     """
     import goexfs
     from snapshots.errors import Conflict

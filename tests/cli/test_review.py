@@ -318,5 +318,5 @@ def test_completion_of_runs(goexfs: Command, edited: str) -> None:
         return goexfs(env=environ).stdout
 
     assert completed("goexfs d", 1).split() == ["plain,diff", "plain,discard", "plain,doctor"]
-    assert completed("goexfs diff w", 2) == "plain,work\n"
+    assert completed("goexfs diff wor", 2) == "plain,work\n"
     assert completed(f"goexfs discard work {edited[:3]}", 3) == f"plain,{edited}\n"
