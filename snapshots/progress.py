@@ -1,7 +1,8 @@
 """How far a merge came that died after its commit point.
 
-Owns the reading of its slots.  Every operation on names changes what is in them, in its own way in its own phase, so
-they tell which was the last one, without anything being written down on the way.  Pure but for the questions that it asks.
+Owns the reading of its slots. Every operation on names changes what is in them, in its own way in its own phase, so
+they tell which was the last one, without anything being written down on the way. Pure but for the questions that it
+asks.
 """
 
 from collections.abc import Callable
