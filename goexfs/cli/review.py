@@ -53,6 +53,7 @@ def diff_command(
         run, at = store.point(ref)
         below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
         changes = run.diff(paths=below, at=at)
+        _note_unknown(run, below, changes)
         if process is not None:
             written = run.paths_written_by(process)
             changes = [change for change in changes if {change.path, change.old_path} & written]
@@ -61,6 +62,17 @@ def diff_command(
         else:
             print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
     ctx.exit(DIFFERENT if exit_code and changes else 0)
+
+
+def _note_unknown(run: "RunHandle", paths: Sequence[bytes], changes: Sequence["Change"]) -> None:
+    """A mistyped path must not look like an unchanged one."""
+    from snapshots.basepaths import is_below
+
+    touched = [path for change in changes for path in (change.path, change.old_path) if path is not None]
+    for path in paths:
+        known = os.path.lexists(os.path.join(run.base, path))
+        if not known and not any(one == path or is_below(one, path) or is_below(path, one) for one in touched):
+            note(f"neither the run nor its base has {quoted(path)}")
 
 
 def _print_groups(run: "RunHandle", changes: Sequence["Change"], *, as_json: bool, color: str) -> None:

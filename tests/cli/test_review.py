@@ -312,6 +312,12 @@ def test_statuses_of_stores_that_cannot_be_used(
     assert status(goexfs_home, "run", "--base", file, "--", "true") == 65
 
 
+def test_a_mistyped_path_is_said(goexfs: Command, edited: str) -> None:
+    done = goexfs("diff", edited, "no-such-file")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == "goexfs: neither the run nor its base has no-such-file\n"
+
+
 def test_completion_of_runs(goexfs: Command, edited: str) -> None:
     def completed(words: str, position: int) -> str:
         environ = environment(_GOEXFS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(position))

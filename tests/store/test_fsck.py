@@ -15,6 +15,7 @@ from snapshots.entries import FIRST_NEW_INO, INLINE_LIMIT, ROOT_INO, WHITEOUT, C
 from snapshots.errors import ObjectMissing
 from snapshots.findings import Kind
 from snapshots.fsck import fsck
+from snapshots.history import History
 from snapshots.gc import gc
 from snapshots.store import Store
 from tests.store.uppers import checkpoint, entry, read_back, save, whole
@@ -344,6 +345,15 @@ def test_a_mounted_run_is_looked_at_and_not_repaired(store, run, store_path):
     with Store.open(store_path) as other, other.runs.lock(run.id):
         assert found(store, repair=True) == [(Kind.LINK_DANGLING, f"run {run.id} inode {ROOT_INO}", False)]
     assert fsck(store, repair=True).clean
+
+
+def test_a_snapshot_of_what_never_was(store, run) -> None:
+    History(store, run.id).snapshot("ahead")
+    damage(store, "UPDATE snapshots SET position = position + 1000")
+    (finding,) = fsck(store).findings
+    assert (finding.kind, finding.what) == (Kind.HISTORY, f"run {run.id} snapshot ahead")
+    assert fsck(store, repair=True).clean
+    assert History(store, run.id).snapshots() == []
 
 
 def test_every_kind_has_its_test():
