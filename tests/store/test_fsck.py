@@ -15,8 +15,8 @@ from snapshots.entries import FIRST_NEW_INO, INLINE_LIMIT, ROOT_INO, WHITEOUT, C
 from snapshots.errors import ObjectMissing
 from snapshots.findings import Kind
 from snapshots.fsck import fsck
-from snapshots.history import History
 from snapshots.gc import gc
+from snapshots.history import History
 from snapshots.store import Store
 from tests.store.uppers import checkpoint, entry, read_back, save, whole
 
