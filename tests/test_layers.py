@@ -4,8 +4,10 @@ Every import counts, also those inside functions and below ``TYPE_CHECKING``: an
 """
 
 import ast
+import configparser
 import functools
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,12 @@ def test_a_new_layer_breaker_would_be_seen(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(MODULES, "snapshots.breaker", breaker)
     with pytest.raises(AssertionError, match=r"goexfs\.cli\.main"):
         test_imports_go_downwards_only("snapshots.breaker")
+
+
+def test_every_library_that_is_imported_is_installed_with_the_package() -> None:
+    """An environment for development has more: what another tool brought along must not be relied on."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    declared = {re.split(r"[ <>=!~;[]", line)[0] for line in config["options"]["install_requires"].split("\n") if line}
+    used = {source.partition(".")[0] for name in MODULES for _, source in imported(name)}
+    assert used - set(sys.stdlib_module_names) - {"goexfs", "snapshots"} == declared
