@@ -11,6 +11,7 @@ could write to tells nothing and obeys nobody.  No end waits for ever.
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -140,7 +141,7 @@ def put(directory: Path, question: Question, *, timeout: float) -> Answer:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as connection:
         connection.settimeout(min(timeout, CONNECT_SECONDS))
         try:
-            _with_short_path(directory, connection.connect)
+            _connect(connection, directory, min(timeout, CONNECT_SECONDS))
             if not is_friend(connection):
                 raise ServerError("the control socket of the run is another user's; nothing was asked")
             connection.sendall(line)
@@ -185,6 +186,18 @@ def bind(directory: Path) -> socket.socket:
     finally:
         os.umask(mask)
     return listener
+
+
+def _connect(connection: socket.socket, directory: Path, timeout: float) -> None:
+    """Connect, waiting while the server has as many callers as it listens to; raises ``TimeoutError``."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            return _with_short_path(directory, connection.connect)
+        except BlockingIOError:  # what a socket with a timeout says of a full backlog
+            if time.monotonic() > deadline:
+                raise TimeoutError from None
+            time.sleep(0.01)
 
 
 def _with_short_path(directory: Path, use: Any) -> None:
