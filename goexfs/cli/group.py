@@ -19,7 +19,7 @@ THEMES = {
     "ls": "store",
     "show": "store",
     "diff": "review",
-    "merge": "review",
+    "merge": "merging",
     "discard": "review",
     "merges": "merges",
     "undo": "merges",

@@ -1,22 +1,21 @@
-"""``goexfs diff``, ``merge`` and ``discard``: look at what a run did, and decide.
+"""``goexfs diff`` and ``discard``: look at what a run did, and throw it away.
 
 Owns the forms in which changes are printed (by ``summary`` and ``pager``).  Main thread only.
 """
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from goexfs.cli import pager, stat, summary
-from goexfs.cli.output import count, home, note, on_terminal, print_json, quoted, use_color
+from goexfs.cli.output import count, note, on_terminal, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from snapshots.changes import Change
-    from snapshots.merge import MergeResult
 
 DIFFERENT = 1
 
@@ -100,107 +99,6 @@ def print_changes(
     else:
         whole = patch(changes)
         pager.page(pager.dressed(whole, color=colored) if colored or on_terminal() else whole)
-
-
-@click.command("merge", short_help="Bring what a run changed into its base.")
-@click.argument("ref", metavar="RUN", type=RUN)
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
-@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
-@click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
-@json_option
-def merge_command(
-    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, dry_run: bool, as_json: bool
-) -> None:
-    """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved.
-
-    With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run.
-    """
-    import goexfs
-    from snapshots.errors import Conflict
-
-    with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
-        choose = _choice(run, paths, exclude, only_status)
-        changes = [change for change in run.diff() if choose is None or choose(change)]
-        try:
-            result = run.merge(dry_run=dry_run, choose=choose)
-        except Conflict as error:
-            if as_json:
-                print_json(_merge_fields(run, changes, dry_run, error.conflicts))
-            raise
-        if as_json:
-            print_json(_merge_fields(run, changes, dry_run))
-        else:
-            _say_merged(run, changes, result)
-
-
-def _choice(
-    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None
-) -> "Callable[[Change], bool] | None":
-    """Which changes are wanted; None: all of them."""
-    if not paths and not exclude and only_status is None:
-        return None
-    letters = frozenset((only_status or "AMDRTX").upper())
-    if not letters or not letters <= set("AMDRTX"):
-        raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
-    from pathspec import GitIgnoreSpec
-
-    below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-    wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
-    unwanted = GitIgnoreSpec.from_lines(exclude)
-
-    def choose(change: "Change") -> bool:
-        if change.status not in letters:
-            return False
-        names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
-        if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
-            return False
-        return not any(unwanted.match_file(name) for name in names)
-
-    return choose
-
-
-def _pattern(path: bytes) -> str:
-    """A path is meant from the base; a pattern without a slash anywhere."""
-    text = os.fsdecode(path)
-    return text if "/" not in text and any(char in text for char in "*?[") else f"/{text}"
-
-
-def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:
-    for line in summary.summary(changes, color=use_color()):
-        click.echo(line)
-    verb = "merged" if result.merged else "would be merged"
-    click.echo(f"{summary.counts(changes)}; {verb} into {home(run.base)}")
-    if result.leftover is not None:
-        note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
-    if result.number is not None:
-        note(f"goexfs undo {result.number} takes it back")
-    if result.completed:
-        listed = ", ".join(quoted(path) for path in result.completed[:5])
-        note(f"with what they are in: {listed}" + (", …" if len(result.completed) > 5 else ""))
-    if result.partly:
-        note(f"the rest stays in {run.record.label}")
-
-
-def _merge_fields(
-    run: "RunHandle", changes: Sequence["Change"], dry_run: bool, conflicts: Sequence[object] = ()
-) -> dict[str, Any]:
-    """The outcome of a merge as JSON."""
-    from snapshots.names import text_fields
-    from snapshots.plan import PathConflict
-
-    return {
-        "run": run.id,
-        "merged": not dry_run and not conflicts,
-        "dry_run": dry_run,
-        "changes": summary.fields(changes),
-        "conflicts": [
-            {**text_fields("path", conflict.path), "kind": str(conflict.kind), "message": conflict.message}
-            for conflict in conflicts
-            if isinstance(conflict, PathConflict)
-        ],
-    }
 
 
 @click.command("discard", short_help="Throw away what runs changed.")
