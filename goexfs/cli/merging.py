@@ -1,17 +1,17 @@
 """``goexfs merge``: bring what a run changed into its base.
 
-Owns how a selection is written on the command line, and how the outcome is printed.  Main thread only.
+Owns how the outcome is printed; how a selection is written is for ``choice``.  Main thread only.
 """
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from goexfs.cli import summary
+from goexfs.cli.choice import choice
 from goexfs.cli.output import home, note, print_json, quoted, use_color
-from goexfs.cli.params import ANY_PATH, RUN, below_base, json_option
+from goexfs.cli.params import ANY_PATH, RUN, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -38,7 +38,7 @@ def merge_command(
 
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
-        choose = _choice(run, paths, exclude, only_status)
+        choose = choice(run, paths, exclude, only_status)
         changes = [change for change in run.diff() if choose is None or choose(change)]
         try:
             result = run.merge(dry_run=dry_run, choose=choose)
@@ -50,38 +50,6 @@ def merge_command(
             print_json(_merge_fields(run, changes, dry_run))
         else:
             _say_merged(run, changes, result)
-
-
-def _choice(
-    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None
-) -> "Callable[[Change], bool] | None":
-    """Which changes are wanted; None: all of them."""
-    if not paths and not exclude and only_status is None:
-        return None
-    letters = frozenset((only_status or "AMDRTX").upper())
-    if not letters or not letters <= set("AMDRTX"):
-        raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
-    from pathspec import GitIgnoreSpec
-
-    below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-    wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
-    unwanted = GitIgnoreSpec.from_lines(exclude)
-
-    def choose(change: "Change") -> bool:
-        if change.status not in letters:
-            return False
-        names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
-        if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
-            return False
-        return not any(unwanted.match_file(name) for name in names)
-
-    return choose
-
-
-def _pattern(path: bytes) -> str:
-    """A path is meant from the base; a pattern without a slash anywhere."""
-    text = os.fsdecode(path)
-    return text if "/" not in text and any(char in text for char in "*?[") else f"/{text}"
 
 
 def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:

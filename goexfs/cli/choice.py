@@ -1,0 +1,48 @@
+"""How a selection of changes is written on a command line.
+
+Owns what paths, patterns and the options that go with them mean.  Main thread only.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from goexfs.cli.params import below_base
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
+    from snapshots.changes import Change
+
+
+def choice(
+    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None
+) -> "Callable[[Change], bool] | None":
+    """Which changes are wanted; None: all of them."""
+    if not paths and not exclude and only_status is None:
+        return None
+    letters = frozenset((only_status or "AMDRTX").upper())
+    if not letters or not letters <= set("AMDRTX"):
+        raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
+    from pathspec import GitIgnoreSpec
+
+    below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
+    wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
+    unwanted = GitIgnoreSpec.from_lines(exclude)
+
+    def choose(change: "Change") -> bool:
+        if change.status not in letters:
+            return False
+        names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
+        if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
+            return False
+        return not any(unwanted.match_file(name) for name in names)
+
+    return choose
+
+
+def _pattern(path: bytes) -> str:
+    """A path is meant from the base; a pattern without a slash anywhere."""
+    text = os.fsdecode(path)
+    return text if "/" not in text and any(char in text for char in "*?[") else f"/{text}"
