@@ -54,7 +54,7 @@ CREATE TABLE entries (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE links (
     run INTEGER NOT NULL, until INTEGER NOT NULL, parent INTEGER NOT NULL, name BLOB NOT NULL, since INTEGER NOT NULL,
-    ino INTEGER NOT NULL, PRIMARY KEY (run, until, parent, name)
+    ino INTEGER NOT NULL, hides BLOB, PRIMARY KEY (run, until, parent, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE uses (
     run INTEGER NOT NULL, until INTEGER NOT NULL, ino INTEGER NOT NULL, object INTEGER NOT NULL,
@@ -70,7 +70,8 @@ CREATE TABLE snapshots (
 CREATE UNIQUE INDEX snapshots_name ON snapshots (run, name);
 CREATE INDEX snapshots_position ON snapshots (run, position);
 CREATE TABLE forks (
-    run INTEGER PRIMARY KEY, parent INTEGER NOT NULL, position INTEGER NOT NULL, began_ns INTEGER NOT NULL
+    run INTEGER PRIMARY KEY, parent INTEGER NOT NULL, position INTEGER NOT NULL, began_ns INTEGER NOT NULL,
+    next_ino INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX forks_parent ON forks (parent, position);
 CREATE INDEX uses_object ON uses (object, run);
@@ -85,9 +86,14 @@ CREATE TABLE loose (
     object INTEGER NOT NULL, holder INTEGER NOT NULL, run INTEGER NOT NULL, PRIMARY KEY (object, holder)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX loose_holder ON loose (holder, run);
+CREATE TABLE effects (
+    run TEXT NOT NULL, number INTEGER NOT NULL, state TEXT NOT NULL, holder INTEGER NOT NULL, open INTEGER NOT NULL,
+    data BLOB NOT NULL, PRIMARY KEY (run, number)
+) STRICT, WITHOUT ROWID;
 """
 TABLES = frozenset(
-    {"runs", "objects", "entries", "links", "uses", "loose", "checkpoints", "snapshots", "forks", "log", "reads"}
+    {"runs", "objects", "entries", "links", "uses", "loose", "checkpoints", "snapshots", "forks", "log", "reads",
+     "effects"}
 )
 
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH})

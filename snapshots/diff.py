@@ -37,11 +37,15 @@ def diff(
     """
     below = BasePaths(base)
     finder = _Finder(with_aliases(tree, below), below, Sides(below, objects), times)
-    changes = finder.find()
+    return limited(finder.find(), paths)
+
+
+def limited(changes: list[Change], paths: Iterable[bytes]) -> list[Change]:
+    """Those of the changes that lie at or below one of the paths, before or after; all of them for no paths."""
     wanted = [path.strip(b"/") for path in paths]
-    if wanted and b"" not in wanted:
-        changes = [change for change in changes if any(_touches(change, path) for path in wanted)]
-    return changes
+    if not wanted or b"" in wanted:
+        return changes
+    return [change for change in changes if any(_touches(change, path) for path in wanted)]
 
 
 def _touches(change: Change, wanted: bytes) -> bool:

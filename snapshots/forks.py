@@ -5,6 +5,8 @@ a position (``snapshots.versions``), so making one costs the same whatever the p
 long as it needs it, also when the parent is merged, discarded or forgotten.  Belongs to one store, so to one thread.
 """
 
+from collections.abc import Iterator
+
 from snapshots.errors import RunState
 from snapshots.runs import Run
 from snapshots.states import difference, is_empty
@@ -40,8 +42,8 @@ def fork(store: Store, run_id: str, position: int, *, name: str | None = None) -
 def _enter(store: Store, parent: str, child: str, position: int) -> None:
     """Note whose fork a run is.  A version that is to be seen must be a checkpoint's."""
     store.database.run(
-        "INSERT INTO forks (run, parent, position, began_ns)"
-        " SELECT c.key, p.key, ?, coalesce((SELECT began_ns FROM forks WHERE run = p.key), p.created_ns)"
+        "INSERT INTO forks (run, parent, position, began_ns, next_ino)"
+        " SELECT c.key, p.key, ?, coalesce((SELECT began_ns FROM forks WHERE run = p.key), p.created_ns), p.next_ino"
         " FROM runs c, runs p WHERE c.id = ? AND p.id = ?",
         (position, child, parent),
     )
@@ -66,3 +68,33 @@ def parent_of(store: Store, run_id: str) -> tuple[str, int] | None:
         (run_id,),
     )
     return None if row is None else (str(row[0]), int(row[1]))
+
+
+def shared_numbers(store: Store, one: str, other: str) -> int | None:
+    """The first inode number that may mean another node in each of two runs; None when they are one run.
+
+    A run and its fork share the numbers that were given before they parted, and all runs over one base those of the
+    base, which are told apart by where in it they come from.
+    """
+    if one == other:
+        return None
+    above = dict(_lineage(store, one))
+    for run_id, limit in _lineage(store, other):
+        if run_id in above:
+            return min(number for number in (limit, above[run_id]) if number is not None)
+    return 0
+
+
+def _lineage(store: Store, run_id: str) -> Iterator[tuple[str, int | None]]:
+    """A run, its parent, and so on: each with the first number that ``run_id`` does not have from it."""
+    limit: int | None = None
+    while True:
+        yield run_id, limit
+        row = store.database.one(
+            "SELECT p.id, f.next_ino FROM forks f JOIN runs r ON r.key = f.run JOIN runs p ON p.key = f.parent"
+            " WHERE r.id = ?",
+            (run_id,),
+        )
+        if row is None:
+            return
+        run_id, limit = row[0], row[1] if limit is None else min(limit, row[1])

@@ -5,17 +5,18 @@ recovered.  The library below does the work (``snapshots.history``, ``forks``, `
 is rewound by its server.  Belongs to the thread of its store.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from goexfs.session import control
+from goexfs.session import checks, control
 from snapshots.errors import RunError, RunState
 from snapshots.names import readable
 from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from snapshots.changes import Change
     from snapshots.content import Readable
     from snapshots.history import History, Kind, Snapshot
     from snapshots.rewind import Rewound
@@ -107,6 +108,35 @@ class Past:
         answer = control.put(self._store.runs.directory(self.id), question, timeout=control.SEAL_SECONDS)
         before = next((s for s in reversed(self.snapshots()) if s.name == answer.snapshot), None)
         return Rewound(answer.nodes, before)
+
+    def diff_from(
+        self,
+        before: "Past",
+        *,
+        before_at: str | None = None,
+        at: str | None = None,
+        paths: Iterable[bytes] = (),
+        times: bool = False,
+    ) -> "list[Change]":
+        """What makes this run, now or at a point, of another run over the same base, or of itself at another point.
+
+        ``paths`` and ``times`` as in ``diff``.  Raises ``RunError`` for two bases, ``HistoryGone``, ``RunState``.
+        """
+        from snapshots.base import BaseTree
+        from snapshots.between import difference_of
+        from snapshots.forks import shared_numbers
+        from snapshots.timeline import state_at
+
+        one, other = before.record, self.record
+        if (one.base, one.base_identity) != (other.base, other.base_identity):
+            raise RunError(f"{one.label} and {other.label} are runs over two bases: they cannot be compared")
+        checks.same_base(other)
+        then = state_at(self._store, before.id, before.position(before_at))
+        now = state_at(self._store, self.id, self.position(at))
+        return difference_of(
+            then, now, BaseTree(self.base), self._store.objects,
+            shared=shared_numbers(self._store, before.id, self.id), times=times, paths=paths,
+        )  # fmt: skip
 
     @contextmanager
     def open(self, path: bytes, *, at: str | None = None) -> "Iterator[Readable]":
