@@ -53,10 +53,15 @@ def main() -> None:
             if "goexfs" in result.seconds and not chosen.no_requests:
                 result.requests = requests(workload, trees, place)
             results.append(result)
+            say(report.line(result, names))
+            if chosen.json:  # as far as it came: a long measurement may be interrupted
+                report.write_json(chosen.json, results, figures, about)
         if not chosen.no_lifecycle and "goexfs" in names:
             for figure in Lifecycle(place, trees, chosen.repeat).figures():
                 say(f"{figure.name}: {figure.value:.1f} {figure.unit}")
                 figures.append(figure)
+    except KeyboardInterrupt:
+        say("interrupted; what was measured so far:")
     finally:
         shutil.rmtree(place)
     print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.items()))

@@ -59,6 +59,13 @@ def table(results: Sequence[Result], subjects: Sequence[str]) -> None:
             print(f"{result.workload.name}: {subject}: {reason}")
 
 
+def line(result: Result, subjects: Sequence[str]) -> str:
+    """One workload's medians, while the others are still to be measured."""
+    cells = [f"{subject} {_milliseconds(result.median(subject))}" for subject in subjects]
+    ratios = [f"{ratio:.2f} of {other}" for other in subjects if (ratio := result.ratio("goexfs", other)) is not None]
+    return f"{result.workload.name}: {', '.join(cells)} ms; goexfs {', '.join(ratios)}"
+
+
 def _milliseconds(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds * 1000:.1f}" if seconds < 0.1 else f"{seconds * 1000:.0f}"
 
