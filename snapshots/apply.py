@@ -77,6 +77,7 @@ class Application:
         if plan.conflicts:
             raise ValueError("a plan with conflicts is not to be carried out")
         self.plan = plan
+        self.base = base
         self.staging = Staging(base, objects, name)
         self._tree = base
         self._paths = BasePaths(base)

@@ -74,6 +74,18 @@ class HistoryGone(RunError):
     """The run's state at this position, or a content in it, is not kept (any more)."""
 
 
+class EffectError(RunError):
+    """An effect cannot be recorded, found, changed or carried out."""
+
+
+class EffectsPending(EffectError):
+    """The verb would have to decide about effects that are pending, and was not told what to do with them."""
+
+
+class EffectFailed(EffectError):
+    """An effect, or a compensation, was tried and did not succeed, or nobody knows whether it did."""
+
+
 class BaseError(GoexfsError):
     """The base cannot be used: missing, not a directory, unreadable, or not the one the run was made over."""
 
@@ -92,3 +104,11 @@ class Conflict(GoexfsError):
 
 class MergeError(GoexfsError):
     """A merge failed on the way and was rolled back; the message names the path and the reason."""
+
+
+class SelectionRefused(MergeError):
+    """What was chosen of a run makes no sense alone, or is not there (any more); nothing was applied."""
+
+
+class VerificationFailed(MergeError):
+    """The command that was to verify the result of a merge did not succeed; nothing was applied."""

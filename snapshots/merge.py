@@ -7,19 +7,24 @@ planned by ``planner`` and done by ``apply``.  Belongs to the thread of the stor
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import msgspec
 
+from snapshots.aliases import with_aliases
 from snapshots.apply import Application
 from snapshots.base import BaseTree
+from snapshots.basepaths import BasePaths
 from snapshots.changes import Change
+from snapshots.choosing import Selection, resolve
 from snapshots.diff import diff
-from snapshots.errors import BaseError, Conflict, MergeError, RunState, StoreError
+from snapshots.entries import Checkpoint, Entry, UpperState
+from snapshots.errors import BaseError, Conflict, MergeError, RunState, SelectionRefused, StoreError
 from snapshots.forks import began_ns
 from snapshots.mergelog import MergeLog
 from snapshots.mergerecovery import alone_in, go_through, home_of, record_merged, recover_merges
 from snapshots.names import readable
-from snapshots.partial import cut
+from snapshots.partial import Substitute, cut
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
 from snapshots.runs import Run
@@ -51,13 +56,32 @@ class MergeResult(msgspec.Struct, frozen=True):
     """what was not chosen and is needed for what was: new directories"""
 
 
+class _Planned(NamedTuple):
+    plan: Plan
+    rest: bytes
+    """drops the chosen part from the run; empty: all of it"""
+    completed: tuple[bytes, ...]
+    state: UpperState
+    """what is merged"""
+    independent: tuple[Entry, ...]
+    """entries of the run as they have to be before the base is touched"""
+    now_ns: int
+    """modification time of the files that are made of chosen hunks"""
+
+
+Gate = Callable[[UpperState], None]
+"""Looks at what would be merged, and raises what speaks against it."""
+
+
 def merge(
-    store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None
-) -> MergeResult:
+    store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None,
+    hunks: Selection | None = None, gate: Gate | None = None,
+) -> MergeResult:  # fmt: skip
     """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
 
     With ``choose`` only the changes that it accepts: what is left stays in the run, which is over the new base then.
-    MergeError when these make no sense alone, or there are none.
+    With ``hunks`` only these parts of changes.  SelectionRefused when they make no sense alone, or there are none.
+    ``gate`` is asked before the base is touched; a base that changed meanwhile is a MergeError.
 
     A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
@@ -69,13 +93,18 @@ def merge(
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
     if dry_run:
         with BaseTree(run.base) as base:
-            plan, rest, completed = _plan(store, run, base, choose)
-            return MergeResult(run.id, False, plan, None, None, bool(rest), completed)
+            planned = _plan(store, run, base, choose, hunks)
+            return MergeResult(run.id, False, planned.plan, None, None, bool(planned.rest), planned.completed)
     with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
-        plan, rest, completed = _plan(store, run, base, choose)
+        planned = _plan(store, run, base, choose, hunks)
+        if gate is not None:
+            planned = _through(gate, planned, lambda: _plan(store, run, base, choose, hunks, planned.now_ns))
+        plan, rest, completed = planned.plan, planned.rest, planned.completed
+        if planned.independent:
+            store.upper(run.id).commit(Checkpoint(planned.independent, (), (), (), planned.state.next_ino))
         if not plan.operations and plan.root_times_ns is None:
-            record_merged(store, run.id, rest)
+            record_merged(store, run.id, base, rest)
             return MergeResult(run.id, True, plan, None, None, bool(rest), completed)
         try:
             number, leftover = _carry_out(store, run, base, plan, rest)
@@ -84,6 +113,15 @@ def merge(
             store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
             raise
         return MergeResult(run.id, True, plan, leftover, number, bool(rest), completed)
+
+
+def _through(gate: Gate, planned: _Planned, again: Callable[[], _Planned]) -> _Planned:
+    """What was planned, when the gate lets it pass and the base is still the one that it was planned for."""
+    gate(planned.state)
+    now = again()
+    if now.plan != planned.plan:
+        raise MergeError("the base changed while the result was verified; nothing was changed, merge again")
+    return now
 
 
 def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) -> tuple[int, bytes | None]:
@@ -98,31 +136,38 @@ def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) 
 
 
 def _plan(
-    store: Store, run: Run, base: BaseTree, choose: Callable[[Change], bool] | None = None
-) -> tuple[Plan, bytes, tuple[bytes, ...]]:
-    """The plan, what drops the chosen part from the run (empty: all of it), and what was added to the choice.
-
-    Conflict when there can be no plan.
-    """
+    store: Store, run: Run, base: BaseTree, choose: Callable[[Change], bool] | None, hunks: Selection | None,
+    now_ns: int = 0,
+) -> _Planned:  # fmt: skip
+    """Conflict when there can be no plan."""
     check_is_base_of(base, run)
     since_ns = max(began_ns(store, run), run.options.get(_IN_ORDER, 0))
     state, rest = store.upper(run.id).load(), b""
     completed: tuple[bytes, ...] = ()
-    if choose is not None:
-        changes = diff(UpperTree(state), base, store.objects)
-        chosen = {change.path for change in changes if choose(change)}
+    independent: tuple[Entry, ...] = ()
+    now_ns = now_ns or time.time_ns()
+    if choose is not None or hunks is not None:
+        below = BasePaths(base)
+        tree = with_aliases(UpperTree(state), below)
+        changes = diff(tree, base, store.objects)
+        chosen = {change.path for change in changes if choose is None or choose(change)}
+        substitutes: dict[bytes, Substitute] = {}
+        if hunks is not None:
+            left_out = {change.path for change in changes} - chosen
+            selection = {path: wanted for path, wanted in hunks.items() if path not in left_out}
+            chosen, substitutes, independent = resolve(tree, changes, below, store.objects, selection, now_ns)
         if not chosen:
-            raise MergeError(
+            raise SelectionRefused(
                 f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did"
             )
-        part = cut(state, changes, chosen)
+        part = cut(tree.state, changes, chosen, substitutes)
         completed = part.completed
         if not part.is_all:
             state, rest = part.state, msgspec.msgpack.encode(part.rest)
     plan = plan_merge(UpperTree(state), base, store.objects, since_ns=since_ns)
     if plan.conflicts:
         raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)
-    return plan, rest, completed
+    return _Planned(plan, rest, completed, state, independent, now_ns)
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:

@@ -20,11 +20,11 @@ import msgspec
 from snapshots import disk
 from snapshots.apply import Application
 from snapshots.base import BaseTree
-from snapshots.basepaths import split
-from snapshots.entries import Checkpoint
+from snapshots.basepaths import BasePaths, split
 from snapshots.errors import BaseError, GoexfsError, MergeError, RunUnknown
 from snapshots.mergelog import MergeLog, MergeRecord, Pending
 from snapshots.names import readable
+from snapshots.partial import Rest, settle
 from snapshots.plan import Link, Plan, SetAttrs, Unlock
 from snapshots.preimages import Keeping, TakenBack, size_of
 from snapshots.staging import Staging
@@ -116,7 +116,7 @@ def go_through(
                 done.plan, trail,
             )  # fmt: skip
             if pending.run_id is not None:
-                record_merged(store, pending.run_id, pending.rest)
+                record_merged(store, pending.run_id, done.base, pending.rest)
         except BaseException:
             log.unwrite(pending.number)
             raise
@@ -133,13 +133,13 @@ def go_through(
     return leftover
 
 
-def record_merged(store: Store, run_id: str, rest: bytes = b"") -> None:
+def record_merged(store: Store, run_id: str, base: BaseTree, rest: bytes = b"") -> None:
     """Mark a run merged and drop its upper (once it is marked, what is left over is the store's garbage).
 
     With ``rest`` a part was merged, and this drops that part from the upper; doing so twice is like doing so once.
     """
     if rest:
-        store.upper(run_id).commit(msgspec.msgpack.decode(rest, type=Checkpoint))
+        store.upper(run_id).commit(settle(msgspec.msgpack.decode(rest, type=Rest), BasePaths(base)))
         return
     try:
         store.discard(run_id, state="merged")
