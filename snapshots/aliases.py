@@ -69,11 +69,12 @@ class _Growth:
     def __init__(self, state: UpperState) -> None:
         self.entries = dict(state.entries)
         self.links = {ino: dict(names) for ino, names in state.links.items()}
+        self._hides = state.hides
         self.next_ino = max(state.next_ino, max(state.entries, default=0) + 1)
         self.grown = False
 
     def state(self) -> UpperState:
-        return UpperState(self.entries, self.links, self.next_ino)
+        return UpperState(self.entries, self.links, self.next_ino, hides=self._hides)
 
     def number(self, d: _Dir, base: BasePaths) -> int:
         """The inode number of a directory, which gets an unchanged entry if it has none."""

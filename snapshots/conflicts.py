@@ -2,10 +2,11 @@
 
 Owns the rules of what conflicts.  Reads base and objects, writes nothing.  Belongs to the thread of its ``BaseTree``.
 
-What the run changed is compared by identity: an entry holds the base inode as it was at copy-up.  For a base name that
-the run only hides (deleted, or replaced by something else) there is no identity, only a time at which all was in order:
-a file there whose ctime is later changed under the run's feet.  A difference that makes no difference is no conflict:
-where the base already is what the run made of it, nothing is done.
+What the run changed is compared by identity: an entry holds the base inode as it was at copy-up, and a name that hides
+one of the base's (deleted, or replaced by something else) holds the inode that the run saw there.  Of what lay below a
+directory that was hidden as a whole nothing is known but a time at which all was in order: a file there whose ctime is
+later changed under the run's feet.  A difference that makes no difference is no conflict: where the base already is
+what the run made of it, nothing is done.
 """
 
 import os
@@ -16,9 +17,12 @@ from msgspec.structs import replace
 
 from snapshots.basepaths import BasePaths, join
 from snapshots.compare import Sides, carried
-from snapshots.entries import Entry, Identity
+from snapshots.entries import Entry, Hidden, Identity
+from snapshots.hidden import digest_of_base, node_of
 from snapshots.plan import ConflictKind, PathConflict
 from snapshots.tree import Place
+
+_PUT_BACK = "choose one side with --ours or --theirs, or put the base's back"
 
 
 class Conflicts:
@@ -34,9 +38,12 @@ class Conflicts:
         self._found: dict[tuple[bytes, ConflictKind], PathConflict] = {}
         self._verified: set[tuple[int, int]] = set()
 
-    def add(self, path: bytes, kind: ConflictKind, advice: str) -> None:
+    def add(
+        self, path: bytes, kind: ConflictKind, advice: str, *, base: bytes | None = None, node: int = 0,
+        link: tuple[int, bytes] | None = None,
+    ) -> None:  # fmt: skip
         """There is a conflict at a path; ``advice`` is one clause on what to do."""
-        self._found.setdefault((path, kind), PathConflict(path, kind, advice))
+        self._found.setdefault((path, kind), PathConflict(path, kind, advice, base, node, link))
 
     def found(self) -> tuple[PathConflict, ...]:
         """All conflicts so far, sorted by path."""
@@ -49,6 +56,15 @@ class Conflicts:
     def is_late(self, st: os.stat_result) -> bool:
         """Whether an inode changed since all was in order."""
         return self._since_ns is not None and st.st_ctime_ns > self._since_ns
+
+    def is_as_hidden(self, st: os.stat_result, hidden: Hidden | None) -> bool:
+        """Whether a base inode is what the run hid; None: it is not known what that was."""
+        if hidden is None:
+            return not self.is_late(st)
+        then, now = hidden.identity, Identity.of(st)
+        if stat.S_ISDIR(st.st_mode):
+            return node_of(now) == node_of(then)
+        return now == then or (now == replace(then, ctime_ns=now.ctime_ns) and not self.is_late(st))
 
     def is_as_at_copy_up(self, entry: Entry, st: os.stat_result, base_path: bytes) -> bool:
         """Whether a base inode is what it was when the run first changed it.
@@ -85,25 +101,43 @@ class Conflicts:
         return not self._sides.content_differs(before, after, Place(base_path, entry, None, None), base_path)
 
     def check_hidden(
-        self, base_path: bytes, st: os.stat_result, moving: Container[bytes], *, replaced_at: bytes | None = None
-    ) -> None:
-        """Add a conflict for all that changed late at or below a base path that the run hides, unless it moves away.
+        self, base_path: bytes, st: os.stat_result, moving: Container[bytes], hidden: Hidden | None,
+        link: tuple[int, bytes] | None, *, replaced_at: bytes | None = None, node: int = 0,
+    ) -> None:  # fmt: skip
+        """Add a conflict for all that changed at or below a base path since the run hid it, unless it moves away.
 
-        ``replaced_at`` is the path in the run at which something else is there instead.
+        ``replaced_at`` is the path in the run at which something else, ``node``, is there instead.
         """
+        if (st.st_dev, st.st_ino) in self._verified and not stat.S_ISDIR(st.st_mode):
+            return
+        as_hidden = self.is_as_hidden(st, hidden)
+        is_known = not stat.S_ISDIR(st.st_mode) or (hidden is not None and not as_hidden)
+        if is_known and st.st_dev == self._base.tree.dev:
+            if not as_hidden:
+                self._hidden_changed(base_path, hidden, link, replaced_at, node)
+            return
+        if as_hidden and hidden is not None and hidden.below and hidden.below == digest_of_base(self._base, base_path):
+            return
         waiting = [(base_path, st)]
         while waiting:
             path, st = waiting.pop()
             if path in moving and path != base_path:
                 continue
             if st.st_dev != self._base.tree.dev:
-                self.add(path, ConflictKind.OTHER_FILESYSTEM, "unmount it, or leave it in place in the run")
+                advice = "unmount it, or leave it in place in the run"
+                self.add(path, ConflictKind.OTHER_FILESYSTEM, advice, base=path, node=node, link=link)
             elif stat.S_ISDIR(st.st_mode):
                 children = (join(path, name) for name in self._base.list(path))
                 waiting += [(child, inner) for child in children if (inner := self._base.stat(child)) is not None]
             elif self.is_late(st) and (st.st_dev, st.st_ino) not in self._verified:
-                if replaced_at is not None and path == base_path:
-                    advice = "remove it from the base (or put the old one back), or discard the run"
-                    self.add(replaced_at, ConflictKind.BOTH_ADDED, advice)
-                else:
-                    self.add(path, ConflictKind.MODIFIED_IN_BASE, "put the base's file back, or discard the run")
+                self.add(path, ConflictKind.MODIFIED_IN_BASE, _PUT_BACK, base=path, node=node, link=link)
+
+    def _hidden_changed(
+        self, base_path: bytes, hidden: Hidden | None, link: tuple[int, bytes] | None, replaced_at: bytes | None,
+        node: int,
+    ) -> None:  # fmt: skip
+        if replaced_at is None:
+            self.add(base_path, ConflictKind.MODIFIED_IN_BASE, _PUT_BACK, base=base_path, link=link)
+            return
+        kind = ConflictKind.BOTH_ADDED if hidden is None else ConflictKind.BOTH_MODIFIED
+        self.add(replaced_at, kind, _PUT_BACK, base=base_path, node=node, link=link)

@@ -130,6 +130,16 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
         return stat.S_ISDIR(self.mode)
 
 
+class Hidden(msgspec.Struct, frozen=True, array_like=True):
+    """What the base had at a name that a run hides: deleted, moved away or replaced by something else."""
+
+    identity: Identity
+    """the base inode as the run saw it last"""
+    below: bytes
+    """of a directory that the run emptied first: ``snapshots.hidden.digest`` of what it had hidden in there; empty for
+    other kinds, and when that is not known"""
+
+
 class Link(msgspec.Struct, frozen=True, array_like=True):
     """One name in one directory of the upper."""
 
@@ -138,6 +148,8 @@ class Link(msgspec.Struct, frozen=True, array_like=True):
     name: bytes
     ino: int
     """``WHITEOUT`` hides the base's name"""
+    hides: Hidden | None = None
+    """None when the base had nothing there, when what it had is this very node, and when it is not known"""
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -168,3 +180,5 @@ class UpperState(msgspec.Struct, frozen=True):
     """the first inode number that no node of this run ever had"""
     journal: int = 1
     """number of the first journal record that is not in it"""
+    hides: dict[int, dict[bytes, Hidden]] = {}
+    """``Link.hides`` of the names in ``links`` that have one, by directory and name"""

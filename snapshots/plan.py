@@ -41,6 +41,12 @@ class PathConflict(msgspec.Struct, frozen=True):
     kind: ConflictKind
     advice: str
     """what the user can do about it, one sentence"""
+    base: bytes | None = None
+    """where in the base; None when nothing is left of it there"""
+    node: int = 0
+    """the run's inode that it is about; 0 for something the run deleted"""
+    link: tuple[int, bytes] | None = None
+    """the name in the upper (inode number of its directory, name) from which it comes; None when there is none"""
 
     @property
     def message(self) -> str:

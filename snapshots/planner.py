@@ -17,7 +17,7 @@ from snapshots.basepaths import BasePaths, join, split
 from snapshots.compare import Sides, carried
 from snapshots.conflicts import Conflicts
 from snapshots.content import ObjectReader
-from snapshots.entries import WHITEOUT, Changed, Entry, Identity
+from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Entry, Hidden, Identity
 from snapshots.plan import (
     Aside,
     Attrs,
@@ -57,6 +57,10 @@ class _Spot:
     """what the base has there"""
     staged_in: bytes | None
     """the staged directory it can be made in, if its directory is new"""
+    link: tuple[int, bytes]
+    """inode number of the directory in the upper, and name"""
+    hides: Hidden | None
+    """what of the base the run replaced there, if that is known"""
 
     def is_held_by(self, entry: Entry) -> bool:
         """Whether the base has this very node there."""
@@ -72,6 +76,16 @@ class _Attachment:
     spot: _Spot
     own: bool
     """what is there is the same node in its old state: its identity has been checked"""
+    entry: Entry
+
+
+@dataclass(slots=True)
+class _Lost:
+    """A base path that the run deleted."""
+
+    st: os.stat_result
+    link: tuple[int, bytes] | None
+    hides: Hidden | None
 
 
 class _Planner:
@@ -84,11 +98,13 @@ class _Planner:
         self._makes: list[Make] = []
         self._taken: dict[bytes, tuple[bytes, os.stat_result]] = {}
         """base paths that move elsewhere -> slot, and what they are now"""
-        self._hidden: dict[bytes, os.stat_result] = {}
+        self._hidden: dict[bytes, _Lost] = {}
         """base paths that the run deleted"""
         self._attachments: list[_Attachment] = []
         self._links: list[tuple[bytes, _Spot, bool]] = []
         """hard links to make, when everything else is in place: run path of the file, where, and ``_Attachment.own``"""
+        self._linked: dict[bytes, Entry] = {}
+        """the nodes of those files, by run path"""
         self._attrs: dict[bytes, SetAttrs] = {}
         """by run path"""
         self._spots: dict[int, list[_Spot]] = {}
@@ -116,22 +132,24 @@ class _Planner:
     def _directory(self, place: Place, staged: bytes | None) -> None:
         """Look at the names of a directory that is made new at ``staged``, or that the base has at ``place.base``."""
         links = self._tree.links(place)
+        ino_of_place = place.entry.ino if place.entry is not None else ROOT_INO
+        hides = self._tree.state.hides.get(ino_of_place, {})
         under = place.base if staged is None else None
         if under is not None and place.lower is None:  # opaque: its base names are hidden one by one
             for name in self._base.list(under):
                 if name not in links:
-                    self._hide(join(under, name))
+                    self._hide(join(under, name), None, None)
         for name, ino in sorted(links.items()):
             base_path = join(under, name) if under is not None else None
             if ino == WHITEOUT:
                 if base_path is not None:
-                    self._hide(base_path)
+                    self._hide(base_path, (ino_of_place, name), hides.get(name))
                 continue
             occupant = self._base.stat(base_path) if base_path is not None else None
             child = self._tree.child(place, name)
             assert child is not None
             assert child.entry is not None
-            spot = _Spot(child.path, base_path, occupant, staged)
+            spot = _Spot(child.path, base_path, occupant, staged, (ino_of_place, name), hides.get(name))
             if not child.entry.is_dir:
                 self._spots.setdefault(ino, []).append(spot)
             elif child.base is None:
@@ -141,10 +159,10 @@ class _Planner:
             else:
                 self._moved_directory(child, child.entry, spot)
 
-    def _hide(self, base_path: bytes) -> None:
+    def _hide(self, base_path: bytes, link: tuple[int, bytes] | None, hides: Hidden | None) -> None:
         st = self._base.stat(base_path)
         if st is not None:
-            self._hidden[base_path] = st
+            self._hidden[base_path] = _Lost(st, link, hides)
 
     def _new_directory(self, place: Place, entry: Entry, spot: _Spot) -> None:
         staged = self._make(entry, spot)
@@ -157,19 +175,18 @@ class _Planner:
             assert spot.base_path is not None
             self._stay(place, spot.base_path, spot.occupant)
         elif self._matters(place):
-            if spot.occupant is None:
-                self._conflicts.add(place.path, ConflictKind.DELETED_IN_BASE, "restore the directory in the base")
-            else:
-                self._conflicts.add(place.path, ConflictKind.KIND, "make it a directory again in the base")
+            kind = ConflictKind.DELETED_IN_BASE if spot.occupant is None else ConflictKind.KIND
+            self._conflict(place.path, kind, "restore the directory in the base", entry, spot, spot.base_path)
 
     def _moved_directory(self, place: Place, entry: Entry, spot: _Spot) -> None:
         origin = place.base or b""
         st = self._base.stat(origin)
         if st is None or not stat.S_ISDIR(st.st_mode):
             kind = ConflictKind.DELETED_IN_BASE if st is None else ConflictKind.KIND
-            self._conflicts.add(place.path, kind, "restore the directory in the base, it is renamed by the run")
+            advice = "restore the directory in the base, it is renamed by the run"
+            self._conflict(place.path, kind, advice, entry, spot, origin)
             return
-        self._attachments.append(_Attachment(self._take(origin, st), spot, own=False))
+        self._attachments.append(_Attachment(self._take(origin, st), spot, False, entry))
         self._touched.add(origin)
         self._stay(place, origin, st)
 
@@ -178,7 +195,7 @@ class _Planner:
         self._dirs[base_path] = place
         if st.st_dev != self._base.tree.dev and self._tree.links(place):
             advice = "run over that filesystem's own directory to merge changes in it"
-            self._conflicts.add(place.path, ConflictKind.OTHER_FILESYSTEM, advice)
+            self._conflicts.add(place.path, ConflictKind.OTHER_FILESYSTEM, advice, base=base_path)
         entry = place.entry
         if entry is not None or self._tree.links(place):  # the root may have names below it and no entry
             self._waiting.append((place, None))
@@ -189,7 +206,8 @@ class _Planner:
             mode = stat.S_IMODE(entry.mode)
             mode_now, mode_then = stat.S_IMODE(st.st_mode), stat.S_IMODE(origin.identity.mode if origin else st.st_mode)
             if mode_now != mode_then and mode not in (mode_now, mode_then):
-                self._conflicts.add(place.path, ConflictKind.ATTRIBUTES, "set the directory's mode in the base back")
+                advice = "choose one side with --ours or --theirs, or set the directory's mode in the base back"
+                self._conflicts.add(place.path, ConflictKind.ATTRIBUTES, advice, base=base_path, node=entry.ino)
             elif mode == mode_then:
                 mode = mode_now  # only the base changed it
             self._set_attrs(place.path, base_path, entry, st, mode, times=False)
@@ -214,17 +232,17 @@ class _Planner:
         where = held[0].base_path if held else entry.origin.path
         assert where is not None
         st = held[0].occupant if held else self._base.stat(where)
-        path, advice = spots[0].path, "restore the base's file, or discard the run"
+        path, advice = spots[0].path, "choose one side with --ours or --theirs, or restore the base's file"
         if st is None:
-            self._conflicts.add(path, ConflictKind.DELETED_IN_BASE, advice)
+            self._conflict(path, ConflictKind.DELETED_IN_BASE, advice, entry, spots[0], where)
             return
         if stat.S_IFMT(st.st_mode) != stat.S_IFMT(entry.mode):
-            self._conflicts.add(path, ConflictKind.KIND, advice)
+            self._conflict(path, ConflictKind.KIND, advice, entry, spots[0], where)
             return
         at_home = [spot for spot in spots if spot.base_path == where]
         if entry.changed and not self._conflicts.is_as_at_copy_up(entry, st, where):
             if not at_home or not self._conflicts.is_already(entry, where, st):
-                self._conflicts.add(path, ConflictKind.BOTH_MODIFIED, advice)
+                self._conflict(path, ConflictKind.BOTH_MODIFIED, advice, entry, spots[0], where)
                 return
             if entry.content is None:
                 return  # only the base was written to: its times are the true ones
@@ -236,6 +254,11 @@ class _Planner:
                 return
         self._kept_node(entry, spots, held, where, st)
 
+    def _conflict(
+        self, path: bytes, kind: ConflictKind, advice: str, entry: Entry, spot: _Spot, base_path: bytes | None
+    ) -> None:
+        self._conflicts.add(path, kind, advice, base=base_path, node=entry.ino, link=spot.link)
+
     def _kept_node(
         self, entry: Entry, spots: list[_Spot], held: list[_Spot], where: bytes, st: os.stat_result
     ) -> None:
@@ -244,12 +267,13 @@ class _Planner:
             file = held[0].path
         elif not self._is_shown(where):
             file = spots[0].path
-            self._attachments.append(_Attachment(self._take(where, st), spots[0], own=False))
+            self._attachments.append(_Attachment(self._take(where, st), spots[0], False, entry))
         else:
             self._new_node(entry, spots)  # two places show one base file, which no filesystem operation leads to
             return
         if entry.changed:
             self._set_attrs(file, where, entry, st, stat.S_IMODE(entry.mode), times=True)
+        self._linked[file] = entry
         self._links += [(file, spot, False) for spot in spots if spot not in held and spot.path != file]
 
     def _new_node(self, entry: Entry, spots: list[_Spot], held: Sequence[_Spot] = ()) -> None:
@@ -258,13 +282,14 @@ class _Planner:
         if not wanted:
             return
         self._make(entry, wanted[0], own=wanted[0] in held)
+        self._linked[wanted[0].path] = entry
         self._links += [(wanted[0].path, spot, spot in held) for spot in wanted[1:]]
 
     def _is_there_already(self, entry: Entry, spot: _Spot) -> bool:
         """Whether the base got the same new thing at this name since the run began."""
         if spot.occupant is None or spot.base_path is None or entry.nlink > 1:
             return False
-        late = self._conflicts.is_late(spot.occupant)
+        late = not self._conflicts.is_as_hidden(spot.occupant, spot.hides)
         return late and self._conflicts.is_already(entry, spot.base_path, spot.occupant)
 
     # -- the pieces
@@ -284,7 +309,7 @@ class _Planner:
             staged = join(spot.staged_in, split(spot.path)[1])
         else:
             staged = self._slot()
-            self._attachments.append(_Attachment(staged, spot, own))
+            self._attachments.append(_Attachment(staged, spot, own, entry))
         self._makes.append(Make(staged, spot.path, entry, self._xattrs(entry)))
         return staged
 
@@ -326,17 +351,17 @@ class _Planner:
 
     def _finish(self) -> Plan:
         detach: list[Aside] = [Aside(path, slot, Identity.of(st)) for path, (slot, st) in self._taken.items()]
-        for path, st in self._hidden.items():
+        for path, lost in self._hidden.items():
             if path not in self._taken:
-                self._conflicts.check_hidden(path, st, self._taken)
-                detach.append(Aside(path, self._slot(), Identity.of(st)))
+                self._conflicts.check_hidden(path, lost.st, self._taken, lost.hides, lost.link)
+                detach.append(Aside(path, self._slot(), Identity.of(lost.st)))
         detach.sort(key=lambda op: op.path, reverse=True)
         attach: list[Put | Replace | Link | SetAttrs] = []
         for attachment in sorted(self._attachments, key=lambda a: a.spot.path):
-            attach.append(self._attach(attachment.slot, attachment.spot, attachment.own))
+            attach.append(self._attach(attachment.slot, attachment.spot, attachment.own, attachment.entry))
         for file, spot, own in self._links:
             slot = self._slot()
-            attach += [Link(file, slot), self._attach(slot, spot, own)]
+            attach += [Link(file, slot), self._attach(slot, spot, own, self._linked[file])]
         self._touched.update(split(op.path)[0] for op in detach)
         unlock = self._settle_directories()
         # The deepest first: with its own mode a directory may lose the right to be entered.
@@ -346,13 +371,24 @@ class _Planner:
             self._conflicts.found(),
         )
 
-    def _attach(self, slot: bytes, spot: _Spot, own: bool) -> Put | Replace:
+    def _attach(self, slot: bytes, spot: _Spot, own: bool, entry: Entry) -> Put | Replace:
         if spot.base_path is not None:
             self._touched.add(split(spot.base_path)[0])
         if spot.occupant is None or spot.base_path is None or spot.base_path in self._taken:
+            rewritten = spot.hides is not None and stat.S_ISREG(spot.hides.identity.mode) and entry.origin is None
+            if rewritten and spot.occupant is None and stat.S_ISREG(entry.mode):
+                advice = "choose one side with --ours or --theirs, or restore the base's file"
+                self._conflict(spot.path, ConflictKind.DELETED_IN_BASE, advice, entry, spot, spot.base_path)
             return Put(slot, spot.path)
-        if not own:
-            self._conflicts.check_hidden(spot.base_path, spot.occupant, self._taken, replaced_at=spot.path)
+        both_dirs = entry.is_dir and entry.origin is None and stat.S_ISDIR(spot.occupant.st_mode)
+        if both_dirs and spot.hides is None and self._conflicts.is_late(spot.occupant):
+            advice = "choose one side with --ours or --theirs"
+            self._conflict(spot.path, ConflictKind.BOTH_ADDED, advice, entry, spot, spot.base_path)
+        elif not own:
+            self._conflicts.check_hidden(
+                spot.base_path, spot.occupant, self._taken, spot.hides, spot.link, replaced_at=spot.path,
+                node=entry.ino,
+            )  # fmt: skip
         return Replace(slot, spot.path, Identity.of(spot.occupant))
 
     def _settle_directories(self) -> list[Unlock]:

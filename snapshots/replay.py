@@ -40,6 +40,7 @@ class Replay:
     def __init__(self, state: UpperState) -> None:
         self.entries = dict(state.entries)
         self.links = {parent: dict(names) for parent, names in state.links.items()}
+        self.hides = {parent: dict(names) for parent, names in state.hides.items()}
         self.next_ino = state.next_ino
         self.processes: dict[int, Process] = {}
         self.dirty: dict[int, Memory | Working] = {}
@@ -62,8 +63,13 @@ class Replay:
                 self._entry(entry)
         for link in record.links:
             self.links.setdefault(link.parent, {})[link.name] = link.ino
+            if link.hides is not None:
+                self.hides.setdefault(link.parent, {})[link.name] = link.hides
+            else:
+                self.hides.get(link.parent, {}).pop(link.name, None)
         for parent, name in record.unlinked:
             self.links.get(parent, {}).pop(name, None)
+            self.hides.get(parent, {}).pop(name, None)
         for data in record.data:
             self._data(record, data)
 
@@ -143,7 +149,12 @@ class Replay:
             if (parent in entries or parent == ROOT_INO)
             and (kept := {n: i for n, i in names.items() if i == WHITEOUT or i in entries})
         }
-        return UpperState(entries, links, self.next_ino)
+        hides = {
+            parent: hidden
+            for parent, names in self.hides.items()
+            if (hidden := {name: each for name, each in names.items() if name in links.get(parent, {})})
+        }
+        return UpperState(entries, links, self.next_ino, hides=hides)
 
 
 class _Loaded(Memory):

@@ -158,7 +158,8 @@ def _at_most(store: Store, key: int) -> int:
         "SELECT (SELECT coalesce(sum(size), 0) FROM objects WHERE id IN"
         " (SELECT object FROM uses WHERE run = ?1 AND until < ?2)),"
         " (SELECT coalesce(sum(length(data) + ?3), 0) FROM entries WHERE run = ?1 AND until < ?2),"
-        " (SELECT coalesce(sum(length(name) + ?3), 0) FROM links WHERE run = ?1 AND until < ?2)",
+        " (SELECT coalesce(sum(length(name) + coalesce(length(hides), 0) + ?3), 0) FROM links"
+        " WHERE run = ?1 AND until < ?2)",
         (key, FOREVER, _ROW_BYTES),
     )
     return sum(row) if row is not None else 0
@@ -173,7 +174,8 @@ def _items(store: Store, key: int, automatic: list[int]) -> list[_Item]:
     rows = db.all(
         "SELECT until, since, length(data) + ? FROM entries WHERE run = ? AND until < ?", (_ROW_BYTES, key, FOREVER)
     ) + db.all(
-        "SELECT until, since, length(name) + ? FROM links WHERE run = ? AND until < ?", (_ROW_BYTES, key, FOREVER)
+        "SELECT until, since, length(name) + coalesce(length(hides), 0) + ?"
+        " FROM links WHERE run = ? AND until < ?", (_ROW_BYTES, key, FOREVER)
     )
     for until, since, size in rows:
         if not is_held(kept, since, until):

@@ -12,7 +12,7 @@ from itertools import pairwise
 import msgspec
 
 from snapshots import durable
-from snapshots.entries import ROOT_INO, WHITEOUT, Content, Entry
+from snapshots.entries import ROOT_INO, WHITEOUT, Content, Entry, Hidden
 from snapshots.errors import RunBusy, RunState, RunUnknown, StoreDamaged
 from snapshots.findings import Finding, Kind
 from snapshots.lease import NOBODY
@@ -23,6 +23,7 @@ from snapshots.upper import from_stored, to_stored
 from snapshots.versions import FOREVER, NOTHING, parent_of, read
 
 _decode = msgspec.msgpack.Decoder(Entry).decode
+_decode_hidden = msgspec.msgpack.Decoder(Hidden).decode
 
 
 class RunCheck:
@@ -226,7 +227,7 @@ class RunCheck:
     ) -> dict[int, list[int]]:
         """Check every link; inode numbers by directory of those that are good."""
         good: dict[int, list[int]] = {}
-        for (parent, name), ino in read(self._db, self._key)[1].items():
+        for (parent, name), (ino, hides) in read(self._db, self._key)[1].items():
             if ino == NOTHING:
                 continue
             directory, target = from_stored(parent), from_stored(ino)
@@ -235,6 +236,8 @@ class RunCheck:
                 problem = f"{name!r} is a name in what is no directory of the run"
             elif target != WHITEOUT and target not in entries and target not in unreadable:
                 problem = f"{name!r} leads to inode {target}, which has no entry"
+            elif not _is_hidden_record(hides):
+                problem = f"what {name!r} hides of the base cannot be read"
             else:
                 good.setdefault(directory, []).append(target)
                 continue
@@ -299,6 +302,13 @@ class RunCheck:
     def _any_object(self, name: bytes) -> tuple[int] | None:
         """Id of an object, also a damaged one: what needs it keeps its record."""
         return self._db.one("SELECT id FROM objects WHERE name = ?", (name,))
+
+
+def _is_hidden_record(blob: bytes | None) -> bool:
+    try:
+        return blob is None or bool(_decode_hidden(blob))
+    except msgspec.MsgspecError:
+        return False
 
 
 _DROPS = frozenset({Kind.ENTRY_UNDECODABLE, Kind.ENTRY_UNREACHABLE})

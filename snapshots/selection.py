@@ -43,6 +43,7 @@ class _Selection:
         self._then = UpperTree(target)
         self._entries = dict(current.entries)
         self._links = {parent: dict(names) for parent, names in current.links.items()}
+        self._hides = {parent: dict(names) for parent, names in current.hides.items()}
         self._next = max(current.next_ino, target.next_ino)
         self._journal = current.journal
         self._now = now_ns
@@ -50,7 +51,7 @@ class _Selection:
         self._names_now = _names(current.links)
 
     def result(self) -> UpperState:
-        return UpperState(self._entries, self._links, self._next, self._journal)
+        return UpperState(self._entries, self._links, self._next, self._journal, self._hides)
 
     def take(self, path: bytes) -> None:
         """Make one path what it was."""
@@ -64,6 +65,7 @@ class _Selection:
         self._drop(parent, name)
         if wanted == WHITEOUT:
             self._links.setdefault(parent, {})[name] = WHITEOUT
+            self._hide(parent, parent, name)
         elif wanted is not None:
             self._bring_back(parent, name, wanted)
         entry = self._entries.get(parent)
@@ -84,7 +86,9 @@ class _Selection:
             self._entries[numbers[ino]] = msgspec.structs.replace(entry, ino=numbers[ino])
             for below, child in self._target.links.get(ino, {}).items():
                 self._link(numbers[ino], below, numbers.get(child, WHITEOUT))
+                self._hide(numbers[ino], ino, below)
         self._link(parent, name, numbers[top])
+        self._hide(parent, parent, name)
         for ino in inside:
             self._count(ino, numbers[ino])
         if self._target.entries[top].is_dir:
@@ -103,6 +107,12 @@ class _Selection:
         self._links.setdefault(parent, {})[name] = ino
         if ino != WHITEOUT:
             self._names_now.setdefault(ino, set()).add((parent, name))
+
+    def _hide(self, parent: int, then: int, name: bytes) -> None:
+        """What a name hides of the base is what it hid then."""
+        hidden = self._target.hides.get(then, {}).get(name)
+        if hidden is not None:
+            self._hides.setdefault(parent, {})[name] = hidden
 
     def _parent(self, path: bytes, here: Place | None, there: Place | None) -> int | None:
         """The number of the directory that holds the path, which must be the same one now and then; None when
@@ -151,6 +161,7 @@ class _Selection:
     def _drop(self, parent: int, name: bytes) -> None:
         """Take a name away, and all that then has none any more."""
         ino = self._links.get(parent, {}).pop(name, WHITEOUT)
+        self._hides.get(parent, {}).pop(name, None)
         entry = self._entries.get(ino)
         if entry is None:
             return
@@ -159,6 +170,7 @@ class _Selection:
             for below in list(self._links.get(ino, {})):
                 self._drop(ino, below)
             self._links.pop(ino, None)
+            self._hides.pop(ino, None)
             del self._entries[ino]
             self._count_directory(parent, -1)
         elif self._names_now[ino]:

@@ -11,10 +11,11 @@ def difference(before: UpperState, after: UpperState, position: int) -> Checkpoi
     entries: list[Entry] = [entry for ino, entry in after.entries.items() if before.entries.get(ino) != entry]
     gone = [ino for ino in before.entries if ino not in after.entries]
     links = [
-        Link(parent, name, ino)
+        Link(parent, name, ino, after.hides.get(parent, {}).get(name))
         for parent, names in after.links.items()
         for name, ino in names.items()
         if before.links.get(parent, {}).get(name) != ino
+        or before.hides.get(parent, {}).get(name) != after.hides.get(parent, {}).get(name)
     ]
     unlinked = [
         (parent, name)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from snapshots.database import Database
-from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Checkpoint, Entry, UpperState
+from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Checkpoint, Entry, Hidden, UpperState
 from snapshots.errors import HistoryGone, ObjectMissing, RunState, RunUnknown, StoreDamaged
 from snapshots.lease import NOBODY, Lease
 from snapshots.objects import Collected, Objects, Place
@@ -20,6 +20,7 @@ from snapshots.versions import FOREVER, NOTHING, Closing, inherited_names, is_he
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
+_decode_hidden = msgspec.msgpack.Decoder(Hidden).decode
 
 _SIGN = 1 << 63
 _WRAP = 1 << 64
@@ -84,9 +85,17 @@ class Upper:
                     f"the entry of inode {ino} of run {self.run_id} is damaged ({exc}); `goexfs fsck` says what else is"
                 ) from exc
         links: dict[int, dict[bytes, int]] = {}
-        for (parent, name), ino in link_rows.items():
-            links.setdefault(from_stored(parent), {})[name] = from_stored(ino)
-        return UpperState(entries, links, run.next_ino, position)
+        hides: dict[int, dict[bytes, Hidden]] = {}
+        for (parent, name), (stored, hidden) in link_rows.items():
+            links.setdefault(from_stored(parent), {})[name] = from_stored(stored)
+            if hidden is not None:
+                try:
+                    hides.setdefault(from_stored(parent), {})[name] = _decode_hidden(hidden)
+                except msgspec.MsgspecError as exc:
+                    raise StoreDamaged(
+                        f"a name of run {self.run_id} is damaged ({exc}); `goexfs fsck` says what else is"
+                    ) from exc
+        return UpperState(entries, links, run.next_ino, position, hides)
 
     def _checkpoint_before(self, run: _Run, at: int) -> int:
         if at > run.journal:
@@ -135,7 +144,10 @@ class Upper:
             for name in entry.content.objects
         ]
         gone = [to_stored(ino) for ino in checkpoint.gone]
-        links = [(to_stored(link.parent), link.name, to_stored(link.ino)) for link in checkpoint.links]
+        links = [
+            (to_stored(link.parent), link.name, to_stored(link.ino), _encode(link.hides) if link.hides else None)
+            for link in checkpoint.links
+        ]
         unlinked = [(to_stored(parent), name) for parent, name in checkpoint.unlinked]
         with self._db.transaction():
             run = self._run()
@@ -153,18 +165,20 @@ class Upper:
             # A directory that is gone leaves the whiteouts that were in it.  The root never is, without an entry too.
             directories = [ino for ino in gone if ino != ROOT_INO]
             unlinked += [(ino, name) for ino in directories for name in self._names_in(closing, ino, is_fork)]
-            closing.links([*unlinked, *((parent, name) for parent, name, _ in links)])
+            closing.links([*unlinked, *(link[:2] for link in links)])
             if is_fork:
                 rows += [(ino, 0, b"") for ino in gone]
-                links += [(parent, name, NOTHING) for parent, name in set(unlinked) - {link[:2] for link in links}]
+                known = {link[:2] for link in links}
+                links += [(parent, name, NOTHING, None) for parent, name in set(unlinked) - known]
             self._db.many(
                 "INSERT INTO entries (run, until, ino, since, changed, data) VALUES (?, ?, ?, ?, ?, ?)",
                 ((key, FOREVER, ino, position, changed, blob) for ino, changed, blob in rows),
             )
             self._add_uses(key, uses)
             self._db.many(
-                "INSERT OR REPLACE INTO links (run, until, parent, name, since, ino) VALUES (?, ?, ?, ?, ?, ?)",
-                ((key, FOREVER, parent, name, position, ino) for parent, name, ino in links),
+                "INSERT OR REPLACE INTO links (run, until, parent, name, since, ino, hides)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((key, FOREVER, parent, name, position, ino, hides) for parent, name, ino, hides in links),
             )
             if checkpoint.next_ino > run.next_ino:
                 self._db.run("UPDATE runs SET next_ino = ? WHERE key = ?", (checkpoint.next_ino, key))

@@ -20,14 +20,15 @@ NOTHING = -1
 """``links.ino`` of a tombstone: the fork has no such link, whatever its parent has.  An entry's is an empty record."""
 
 EntryRows = dict[int, bytes]
-LinkRows = dict[tuple[int, bytes], int]
+LinkRows = dict[tuple[int, bytes], tuple[int, bytes | None]]
+"""(inode number, encoded ``Link.hides``) by (parent, name)"""
 Link = tuple[int, bytes]
 
 
 def read(db: Database, key: int, at: int = FOREVER - 1) -> tuple[EntryRows, LinkRows]:
     """What the run of number ``key`` consists of at a position, by default now.
 
-    Answers the records by inode, and the inodes by (parent, name).
+    Answers the records by inode, and what names lead to by (parent, name).
     """
     entries, links = _own(db, key, at)
     origin = parent_of(db, key)
@@ -38,7 +39,7 @@ def read(db: Database, key: int, at: int = FOREVER - 1) -> tuple[EntryRows, Link
     all_links.update(links)
     return (
         {ino: data for ino, data in all_entries.items() if data},
-        {link: ino for link, ino in all_links.items() if ino != NOTHING},
+        {link: row for link, row in all_links.items() if row[0] != NOTHING},
     )
 
 
@@ -48,7 +49,8 @@ def _own(db: Database, key: int, at: int) -> tuple[EntryRows, LinkRows]:
     else:
         where, args = "run = ? AND until > ? AND since <= ?", (key, at, at)  # type: ignore[assignment]
     entries: EntryRows = dict(db.all(f"SELECT ino, data FROM entries WHERE {where}", args))
-    links = {(p, n): ino for p, n, ino in db.all(f"SELECT parent, name, ino FROM links WHERE {where}", args)}
+    rows = db.all(f"SELECT parent, name, ino, hides FROM links WHERE {where}", args)
+    links = {(parent, name): (ino, hides) for parent, name, ino, hides in rows}
     return entries, links
 
 

@@ -163,7 +163,7 @@ def link_of(directory: Dir, name: bytes) -> Link | None:
         return None  # the directory is gone, and what it hid of the base with it
     child = directory.children.get(name)
     if child is WHITEOUT:
-        return Link(directory.ino, name, WHITEOUT_INO)
+        return Link(directory.ino, name, WHITEOUT_INO, directory.hidden_at(name))
     if isinstance(child, Node) and child.kept:
-        return Link(directory.ino, name, child.ino)
+        return Link(directory.ino, name, child.ino, directory.hidden_at(name))
     return None

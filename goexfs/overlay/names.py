@@ -13,7 +13,8 @@ from goexfs.overlay.changes import Op
 from goexfs.overlay.content import Inline
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import NAME_MAX, View, error
-from snapshots.entries import Changed
+from snapshots.entries import Changed, Hidden
+from snapshots.hidden import digest
 from snapshots.journal import Whole
 
 RENAME_NOREPLACE = 1
@@ -117,7 +118,7 @@ class Names:
         whiteout = self._leaves_whiteout(parent, name, node)
         now = self._now_ns()
         self._changes.before(node)
-        self._detach(parent, name, node, whiteout)
+        self._detach(parent, name, node, whiteout, for_good=True)
         self._lose_link(node, now, parent)
         self._changes.record(Op.UNLINK, node, Changed.ATTRS, now, (parent, name))
         self._view.release_if_unused(node)
@@ -185,7 +186,7 @@ class Names:
         self._changes.before(node)
         if target is not None:
             self._changes.before(target)
-            self._detach(new_parent, new_name, target, whiteout=False)
+            self._detach(new_parent, new_name, target, whiteout=False, for_good=True)
             self._lose_link(target, now, new_parent)
             self._changes.also(target, Changed.ATTRS)
         self._detach(old_parent, old_name, node, whiteout)
@@ -239,11 +240,17 @@ class Names:
         directory.children[name] = node
         if node.base_dir is not None:
             self._view.elsewhere = True
+            if directory.base is not None and node.came_from(directory.base, name):
+                directory.hide(name, None)  # it is where it was
         if directory.aliases is not None:
             directory.aliases.discard(name)
         node.add_name(directory, name)
 
-    def _detach(self, directory: Dir, name: bytes, node: Node, whiteout: bool) -> None:
+    def _detach(
+        self, directory: Dir, name: bytes, node: Node, whiteout: bool, *, for_good: bool = False
+    ) -> None:
+        if directory.shows(node, name) and node.identity is not None:
+            directory.hide(name, Hidden(node.identity, _digest(node) if for_good else b""))
         if whiteout:
             directory.children[name] = WHITEOUT
         else:
@@ -261,6 +268,14 @@ class Names:
             if not node.nlink and isinstance(node, File):
                 self._view.orphans.add(node)
         node.ctime_ns = now
+
+
+def _digest(node: Node) -> bytes:
+    """Of what the run had hidden in an empty directory, if all of it is known."""
+    if not isinstance(node, Dir) or node.base is None:
+        return b""
+    hides = node.hides or {}
+    return digest(hides) if hides.keys() == node.children.keys() else b""
 
 
 def _is_below(directory: Dir, top: Dir) -> bool:

@@ -10,7 +10,7 @@ import stat
 
 from goexfs.overlay.content import BaseFile, Content
 from snapshots.base import BaseDir
-from snapshots.entries import Identity
+from snapshots.entries import Hidden, Identity
 
 
 class Node:
@@ -174,7 +174,7 @@ WHITEOUT = Whiteout()
 class Dir(Node):
     """A directory: its known names, and the base directory that shows through."""
 
-    __slots__ = ("aliases", "base", "children", "hidden", "version")
+    __slots__ = ("aliases", "base", "children", "hidden", "hides", "version")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
@@ -184,6 +184,8 @@ class Dir(Node):
         """where unlisted names are looked up; None when nothing shows through"""
         self.hidden: frozenset[bytes] = frozenset()
         """base names that this run must not see (the store, the mountpoint)"""
+        self.hides: dict[bytes, Hidden] | None = None
+        """what the base had at names that the run deleted, moved away or replaced, where that is known"""
         self.aliases: set[bytes] | None = None
         """names that are in the base only and lead to kept nodes: the other hard links of what the run changed"""
         self.version = 0
@@ -202,6 +204,18 @@ class Dir(Node):
         if self.base is None:
             return False
         return not node.kept or node.came_from(self.base, name) or self.is_alias(name)
+
+    def hidden_at(self, name: bytes) -> Hidden | None:
+        """What of the base a name hides, if that is known."""
+        return self.hides.get(name) if self.hides is not None else None
+
+    def hide(self, name: bytes, hidden: Hidden | None) -> None:
+        """Remember what of the base a name hides; None: nothing."""
+        if hidden is not None:
+            self.hides = self.hides or {}
+            self.hides[name] = hidden
+        elif self.hides is not None:
+            self.hides.pop(name, None)
 
     def is_alias(self, name: bytes) -> bool:
         """Whether *name* is in ``aliases``."""

@@ -30,6 +30,7 @@ def restore(view: View, state: UpperState) -> None:
         parent = view.nodes.get(parent_ino)
         if not isinstance(parent, Dir):
             continue  # fsck names it; a mount goes on with what is whole
+        parent.hides = dict(state.hides.get(parent_ino, {})) or None
         for name, ino in names.items():
             if ino == WHITEOUT_INO:
                 parent.children[name] = WHITEOUT

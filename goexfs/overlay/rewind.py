@@ -47,16 +47,16 @@ class Rewinding:
                 self._replaced.append(node)
                 entry = msgspec.structs.replace(entry, ino=numbers[entry.ino])
             entries.append(entry)
-        links = {(link.parent, link.name): link.ino for link in change.links}
+        links = {(link.parent, link.name): link for link in change.links}
         dropped = {*links, *change.unlinked}
         for ino in numbers:
             for directory, name in self._view.nodes[ino].names():
                 if (directory.ino, name) not in dropped and name not in (directory.aliases or ()):
-                    links[directory.ino, name] = ino
+                    links[directory.ino, name] = Link(directory.ino, name, ino, directory.hidden_at(name))
         return Checkpoint(
             tuple(entries),
             (*change.gone, *(ino for ino in numbers if self._view.nodes[ino].stored)),
-            tuple(Link(parent, name, numbers.get(ino, ino)) for (parent, name), ino in links.items()),
+            tuple(msgspec.structs.replace(link, ino=numbers.get(link.ino, link.ino)) for link in links.values()),
             change.unlinked,
             max(self._view.next_ino, change.next_ino),
             change.journal,
@@ -108,6 +108,7 @@ class Rewinding:
         if not isinstance(directory, Dir):
             return
         child = directory.children.pop(name, None)
+        directory.hide(name, None)
         if directory.aliases is not None:
             directory.aliases.discard(name)
         if isinstance(child, Node):
@@ -166,6 +167,7 @@ class Rewinding:
         child = WHITEOUT if link.ino == WHITEOUT_INO else self._view.nodes.get(link.ino)
         if isinstance(directory, Dir) and child is not None:
             directory.children[link.name] = child
+            directory.hide(link.name, link.hides)
             if isinstance(child, Node):
                 child.add_name(directory, link.name)
 

@@ -18,6 +18,7 @@ from snapshots.entries import (
     Content,
     Entry,
     Extent,
+    Hidden,
     Identity,
     Origin,
     UpperState,
@@ -94,13 +95,13 @@ class Mirror:
         self.base_stat = {}
         builder = _Builder(self, objects, style, omit_aliases, eager)
         builder.directory(b"", ROOT_INO, b"")
-        return UpperState(builder.entries, builder.links, builder.next_ino)
+        return UpperState(builder.entries, builder.links, builder.next_ino, hides=builder.hides)
 
 
 class _Builder:
     def __init__(self, mirror, objects, style, omit_aliases, eager):
         self.m, self.objects, self.style, self.omit_aliases, self.eager = mirror, objects, style, omit_aliases, eager
-        self.entries, self.links = {}, {}
+        self.entries, self.links, self.hides = {}, {}, {}
         self.next_ino = FIRST_NEW_INO
         self.numbers = {}
 
@@ -155,8 +156,19 @@ class _Builder:
         if entry.changed or links:
             self.entries[ino] = entry
             self.links[ino] = links
+            if origin is not None:
+                self.hides[ino] = self.hidden(origin, links)
             return True
         return False
+
+    def hidden(self, origin, links):
+        """What of the base is not seen any more."""
+        found = {}
+        for name, ino in links.items():
+            place = self.m._base(os.path.join(origin, name))
+            if os.path.lexists(place) and os.lstat(place).st_ino != ino:
+                found[name] = Hidden(Identity.of(os.lstat(place)), b"")
+        return found
 
     def entry(self, path, ino, st, origin, changed):
         full = self.m._mirror(path)

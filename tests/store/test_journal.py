@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from snapshots import journal
-from snapshots.entries import Content, Entry, Extent, Identity, Link, Origin
+from snapshots.entries import Content, Entry, Extent, Hidden, Identity, Link, Origin
 from snapshots.errors import StoreTooNew
 from snapshots.journal import (
     Change,
@@ -37,7 +37,7 @@ RECORDS: list[journal.Record] = [
     Change("create", BEGUN + 3, 2, 1 << 52, b"d/new",
            (Entry(1 << 52, 0o100644, 1000, 1001, 0, 1, 0, 1, 2, 3, 3, None, None, None, None, False),
             Entry(7, 0o040755, 0, 0, 0, 2, 0, 1, 2, 3, 8, Origin(b"d", IDENTITY), None, None, {b"user.k": b"v"}, True)),
-           (Link(7, b"new", 1 << 52), Link(7, b"old", 0)), ((1, b"gone"),), ()),
+           (Link(7, b"new", 1 << 52), Link(7, b"old", 0, Hidden(IDENTITY, bytes(16)))), ((1, b"gone"),), ()),
     Change("write", BEGUN + 4, 2, 1 << 52, b"d/new", (), (), (), (Whole(b"abc"), Patch(3, b"def"), Cut(5))),
     Process(100, 5000, 0, b"/usr/bin/dash", (b"sh",), BEGUN + 5),
     Change("write", BEGUN + 5, 6, 42, b"f", (), (), (), (Load(), Patch(0, b"\0"))),

@@ -294,7 +294,7 @@ def test_what_the_run_hides_must_not_have_changed_since_it_began(area, start):
         ("both", ConflictKind.BOTH_ADDED),
         ("d/new", ConflictKind.MODIFIED_IN_BASE),
         ("deleted", ConflictKind.MODIFIED_IN_BASE),
-        ("replaced", ConflictKind.BOTH_ADDED),
+        ("replaced", ConflictKind.BOTH_MODIFIED),
     ]
 
 

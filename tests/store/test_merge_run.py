@@ -31,7 +31,11 @@ class Work:
         change(there)
         self.expected = picture(there)
         state = self.mirror.state(store.objects, **kwargs)
-        links = tuple(Link(parent, name, ino) for parent, names in state.links.items() for name, ino in names.items())
+        links = tuple(
+            Link(parent, name, ino, state.hides.get(parent, {}).get(name))
+            for parent, names in state.links.items()
+            for name, ino in names.items()
+        )
         store.upper(self.run.id).commit(Checkpoint(tuple(state.entries.values()), (), links, (), state.next_ino))
         self.run = store.runs.update(self.run.id, state="kept")
         self.before = picture(self.base)
