@@ -11,11 +11,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from goexfs.fuse import rewinding
 from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
 from snapshots.base import BaseTree
+from snapshots.forks import fork
+from snapshots.history import History
 from snapshots.recovery import Recovery, recover
 from snapshots.retention import thin
 from snapshots.store import Store
@@ -25,6 +28,10 @@ SEAL_EVERY = 11
 SEAL_LASTS = 4
 """operations that are done between the beginning and the end of a seal"""
 SYNC_EVERY = 3
+FORKS = (14, 30)
+"""operations after which there is a snapshot and a fork of it"""
+REWINDS = {24: 14, 37: 30}
+"""operations that are a rewind, and to what"""
 Picture = dict[bytes, tuple[object, ...]]
 
 
@@ -76,7 +83,10 @@ class Sequence:
     ) -> None:
         """Call *stepped* after every operation is acknowledged, *synced* after an fsync."""
         for number in range(1, steps + 1):
-            self.driver.step()
+            if number in REWINDS:
+                self.rewind(f"s{REWINDS[number]}")
+            else:
+                self.driver.step()
             if number % SYNC_EVERY == 0:
                 self.recording.syncer()()
                 synced(number)
@@ -85,6 +95,25 @@ class Sequence:
                 self.finish_sealing()
             if number % SEAL_EVERY == 0:
                 self.batch = self.overlay.collect(self.recording.rotate())
+            if number in FORKS:
+                self.seal()
+                at = History(self.store, self.run_id).snapshot(f"s{number}").position
+                fork(self.store, self.run_id, at, name=fork_after(number))
+
+    def seal(self) -> None:
+        """Have everything in the store."""
+        self.finish_sealing()
+        self.batch = self.overlay.collect(self.recording.rotate()) if self.overlay.dirty else None
+        self.finish_sealing()
+
+    def rewind(self, snapshot: str) -> None:
+        """What ``goexfs.fuse.service`` does while requests wait."""
+        self.seal()
+        position = History(self.store, self.run_id).position(snapshot)
+        planned = rewinding.plan(self.overlay, self.run_id, position, (), self.store)
+        if planned is not None:
+            rewinding.carry_out(self.overlay, planned, self.recording)
+        self.seal()
 
     def finish_sealing(self) -> None:
         """What ``goexfs.fuse.seal`` does in a thread of its own, while the run goes on."""
@@ -101,6 +130,11 @@ class Sequence:
         self.overlay.close()
         self.recording.close()
         self.tree.close()
+
+
+def fork_after(number: int) -> str:
+    """The name of the fork of what was there after an operation."""
+    return f"fork{number}"
 
 
 def pictures(area: Path, base: Path, seed: int, steps: int) -> list[Picture]:
@@ -133,6 +167,19 @@ def is_between(seen: Picture, before: Picture, after: Picture | None = None) -> 
     return len(data) == len(old) and all(
         byte in (old[at], new[at] if at < len(new) else None) for at, byte in enumerate(data)
     )
+
+
+def check_forks(path: Path, base: Path, expected: list[Picture], done: int) -> None:
+    """Every fork that should be there is, and shows what was there when it was made, whatever became of its parent."""
+    with Store.open(path) as store, BaseTree(os.fsencode(base)) as tree:
+        runs = {run.name: run for run in store.runs.list()}
+        for number in FORKS:
+            run = runs.get(fork_after(number))
+            assert run is not None or done <= number
+            if run is not None:
+                overlay = Overlay(tree, store.upper(run.id).load(), store.objects, path)
+                assert dump(overlay) == expected[number]
+                overlay.close()
 
 
 def recovered(path: Path, run_id: str, base: Path) -> tuple[Picture, Recovery | None]:

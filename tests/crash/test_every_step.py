@@ -17,7 +17,16 @@ from snapshots.gc import gc
 from snapshots.recovery import recover
 from snapshots.retention import set_limit
 from snapshots.store import Store
-from tests.crash.sequence import Sequence, is_between, make_base, make_store, pictures, recovered, small_limits
+from tests.crash.sequence import (
+    Sequence,
+    check_forks,
+    is_between,
+    make_base,
+    make_store,
+    pictures,
+    recovered,
+    small_limits,
+)
 
 STEPS = 40
 LEFTOVERS = {Kind.ORPHAN_FILE, Kind.RUN_DIRECTORY}
@@ -123,9 +132,11 @@ def check_kills(area: Path, seed: int, which: Callable[[int], range], *, limit: 
         seen, recovery = recovered(path, run_id, base)
         assert is_between(seen, *expected[done : done + 2]), f"step {fuse} of {total}, operation {done}: {recovery}"
         assert recovery is None or not recovery.lost
+        check_forks(path, base, expected, done)
         with Store.open(path) as store:
             gc(store)
             assert {finding.kind for finding in fsck(store).findings} <= LEFTOVERS
+        check_forks(path, base, expected, done)
         kills += 1
     return kills
 
@@ -143,7 +154,7 @@ def test_killed_without_a_history(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("limit", [None, 0])
+@pytest.mark.parametrize("limit", [None, 0, 8000])
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_killed_at_every_step(tmp_path: Path, seed: int, limit: int | None) -> None:
     check_kills(tmp_path, seed, lambda total: range(1, total), limit=limit)
@@ -155,7 +166,7 @@ def test_killed_while_recovering(tmp_path: Path) -> None:
     make_base(base)
     crashed = tmp_path / "crashed"
     run_id = make_store(crashed, base)
-    seed, last = 3, 30
+    seed, last = 3, 20
     expected = pictures(tmp_path, base, seed, last)
 
     def crash(acknowledge: Callable[[int], None]) -> int:
