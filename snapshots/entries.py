@@ -22,6 +22,9 @@ FIRST_NEW_INO = 1 << 52
 INLINE_LIMIT = 128 * 1024
 """Bytes up to which a dirty content is a buffer in memory, and an object a row of the database."""
 
+ANCESTOR_LIMIT = 1 << 20
+"""Bytes up to which the text that the base had is kept for a three-way merge."""
+
 WHITEOUT = 0
 """``Link.ino`` of a whiteout: the base has this name, the run does not."""
 
@@ -96,6 +99,15 @@ class Content(msgspec.Struct, frozen=True, array_like=True):
         return frozenset(extent.object for extent in self.extents)
 
 
+class Ancestor(msgspec.Struct, frozen=True, array_like=True):
+    """What the base had where a file is that the run wrote: text, kept for a three-way merge."""
+
+    identity: Identity
+    """the base inode whose content it is: the entry's origin, or what its name hides"""
+    object: bytes
+    """name of the object; empty for an empty file"""
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """One changed inode, or an unchanged directory on the way to one (``changed`` is 0, attributes as loaded)."""
 
@@ -123,11 +135,19 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """the complete set when ``Changed.XATTRS``, else None: as the origin's (none at all without an origin)"""
     opaque: bool
     """a directory with an origin none of whose base names show through"""
+    ancestor: Ancestor | None = None
+    """None for what is no text, was not written to, or was changed in the base before it could be read"""
 
     @property
     def is_dir(self) -> bool:
         """Whether this is a directory."""
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def objects(self) -> frozenset[bytes]:
+        """Names of all objects that this entry needs."""
+        of_content = self.content.objects if self.content is not None else frozenset()
+        return of_content | {self.ancestor.object} if self.ancestor and self.ancestor.object else of_content
 
 
 class Hidden(msgspec.Struct, frozen=True, array_like=True):

@@ -81,6 +81,8 @@ class Replay:
         known = self.entries.get(entry.ino)
         if known is not None and known.content is not None:
             entry = msgspec.structs.replace(entry, content=known.content)
+        if known is not None and known.ancestor is not None and entry.ancestor is None:
+            entry = msgspec.structs.replace(entry, ancestor=known.ancestor)
         self.entries[entry.ino] = entry
         self.next_ino = max(self.next_ino, entry.ino + 1)
 

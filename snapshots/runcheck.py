@@ -115,13 +115,13 @@ class RunCheck:
             self._want(until, entry)
             if entry.ino != ino:
                 self._found(Kind.ENTRY_INVALID, f"its version of {since} is that of inode {entry.ino}", ino=ino)
-            for name in sorted(entry.content.objects if entry.content is not None else ()):
+            for name in sorted(entry.objects):
                 if self._object(name) is None:
                     problem = f"object {name.hex()} of its version of {since} is missing or damaged"
                     self._found(Kind.ENTRY_CONTENT_LOST, problem, ino=ino)
 
     def _want(self, until: int, entry: Entry) -> None:
-        for name in entry.content.objects if entry.content is not None else ():
+        for name in entry.objects:
             if (found := self._any_object(name)) is not None:
                 self._wanted.add((until, to_stored(entry.ino), found[0]))
 
@@ -178,9 +178,7 @@ class RunCheck:
     def _check_entry(self, entry: Entry) -> None:
         for problem in self._invalid(entry):
             self._found(Kind.ENTRY_INVALID, problem, ino=entry.ino)
-        if entry.content is None:
-            return
-        for name in sorted(entry.content.objects):
+        for name in sorted(entry.objects):
             if self._object(name) is None:
                 self._found(Kind.ENTRY_CONTENT_LOST, f"its object {name.hex()} is missing or damaged", ino=entry.ino)
 

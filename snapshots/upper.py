@@ -140,8 +140,7 @@ class Upper:
         uses = [
             (to_stored(entry.ino), name)
             for entry in checkpoint.entries
-            if entry.content is not None
-            for name in entry.content.objects
+            for name in entry.objects
         ]
         gone = [to_stored(ino) for ino in checkpoint.gone]
         links = [
@@ -267,7 +266,7 @@ class Upper:
     def _usage_of_fork(self) -> Usage:
         state = self.load()
         names = {
-            name for entry in state.entries.values() if entry.content is not None for name in entry.content.objects
+            name for entry in state.entries.values() for name in entry.objects
         }
         return Usage(
             sum(bool(entry.changed & _OWN) for entry in state.entries.values()),

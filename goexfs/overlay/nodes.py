@@ -9,8 +9,9 @@ import os
 import stat
 
 from goexfs.overlay.content import BaseFile, Content
+from goexfs.overlay.given import Given
 from snapshots.base import BaseDir
-from snapshots.entries import Hidden, Identity
+from snapshots.entries import Ancestor, Hidden, Identity
 
 
 class Node:
@@ -39,6 +40,7 @@ class Node:
         "opens",
         "parent",
         "rdev",
+        "ruling",
         "size",
         "stored",
         "uid",
@@ -84,6 +86,8 @@ class Node:
         """how often the kernel was told of the node and has not yet forgotten it"""
         self.opens = 0
         """open handles"""
+        self.ruling = -1
+        """for the guard: what the policy says of the node; -1 when it was not asked"""
         self.face: object | None = None
         """for the adapter: a ready reply, reset to None whenever an attribute changes"""
 
@@ -110,16 +114,20 @@ class Node:
         self.face = None
 
     def same_as(self, st: os.stat_result) -> bool:
-        """Whether an unchanged node still is what the base shows (access time apart)."""
+        """Whether an unchanged node still is what the base shows (access time apart, and the size of what is
+        masked)."""
         return (
             self.base_ino == st.st_ino
             and self.mtime_ns == st.st_mtime_ns
             and self.ctime_ns == st.st_ctime_ns
-            and self.size == st.st_size
+            and self._base_size() == st.st_size
             and self.nlink == st.st_nlink
             and self.mode == st.st_mode
             and self.dev == st.st_dev
         )
+
+    def _base_size(self) -> int:
+        return self.size
 
     def came_from(self, base: BaseDir, name: bytes) -> bool:
         """Whether *name* in *base* is the place in the base that is remembered of the node."""
@@ -225,12 +233,14 @@ class Dir(Node):
 class File(Node):
     """A regular file."""
 
-    __slots__ = ("base_file", "content", "pushed", "timed", "writers")
+    __slots__ = ("ancestor", "base_file", "content", "pushed", "timed", "writers")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
-        self.content: Content | None = None
+        self.content: Content | Given | None = None
         """None while the content is the base file's"""
+        self.ancestor: Ancestor | None = None
+        """what the base had in this place, once it is kept"""
         self.base_file: BaseFile | None = None
         """how the base file is read while a handle or the content needs it"""
         self.writers = 0
@@ -239,6 +249,22 @@ class File(Node):
         """for the adapter: whoever has the file open keeps its times and said what they are; writes leave them alone"""
         self.pushed = False
         """for the adapter: the content was pushed into the page cache"""
+
+
+    def give(self, given: Given) -> None:
+        """Show this instead of the base file's content."""
+        self.content, self.size, self.blocks = given, given.size, given.blocks()
+        self.face = None
+
+    def take(self, st: os.stat_result) -> None:
+        """Take over every attribute of a base inode, but not the size of what another content stands for."""
+        super().take(st)
+        if isinstance(self.content, Given):
+            self.content.base_size = st.st_size
+            self.give(self.content)
+
+    def _base_size(self) -> int:
+        return self.content.base_size if isinstance(self.content, Given) else self.size
 
 
 class Symlink(Node):

@@ -4,7 +4,7 @@ Owns the way from nodes to records (``restore`` has the way back).  Pure functio
 nodes.
 """
 
-from goexfs.overlay.nodes import Dir, Node, Symlink
+from goexfs.overlay.nodes import Dir, File, Node, Symlink
 from snapshots.entries import ROOT_INO, Content, Entry, Origin
 
 
@@ -27,6 +27,7 @@ def entry_of(node: Node, content: Content | None = None) -> Entry:
         node.target if isinstance(node, Symlink) else None,
         None if node.xattrs is None else dict(node.xattrs),
         isinstance(node, Dir) and node.base is None and node.base_dir is not None,
+        node.ancestor if isinstance(node, File) else None,
     )
 
 

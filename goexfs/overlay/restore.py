@@ -63,6 +63,8 @@ def fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> No
     node.kept = node.stored = True
     if isinstance(node, Symlink):
         node.target = entry.target
+    elif isinstance(node, File):
+        node.ancestor = entry.ancestor
     origin = entry.origin
     if origin is not None and node is view.root:
         node.identity = origin.identity

@@ -68,6 +68,10 @@ class Rewinding:
         *record* writes the journal; when it raises, nothing has changed.
         """
         record()
+        with self._view.directly():
+            return self._become(change, now_ns)
+
+    def _become(self, change: Checkpoint, now_ns: int) -> list[Invalidation]:
         view = self._view
         view.next_ino = max(view.next_ino, change.next_ino)
         view.elsewhere = True
@@ -150,6 +154,7 @@ class Rewinding:
         if not isinstance(node, File):
             return
         view.orphans.discard(node)
+        node.ancestor = None
         content = node.content
         if isinstance(content, Inline):
             view.changes.inline_bytes -= content.size

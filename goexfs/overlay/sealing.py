@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from goexfs.overlay import ancestors
+from goexfs.overlay.ancestors import Wanted, wanted
 from goexfs.overlay.changes import link_of
 from goexfs.overlay.content import FrozenInline, FrozenSpool, Inline, Sealed, Spool
 from goexfs.overlay.nodes import Dir, File, Node
+from goexfs.overlay.objectcache import ObjectCache
 from goexfs.overlay.records import entry_of
 from goexfs.overlay.view import View
-from snapshots.entries import Checkpoint, Content, Entry, Extent, Link
+from snapshots.entries import Ancestor, Checkpoint, Content, Entry, Extent, Link
 from snapshots.extents import layered
 from snapshots.store import Store
 
@@ -44,6 +47,12 @@ class Batch(NamedTuple):
     """number of the first journal record that is not in it"""
     hold: frozenset[bytes]
     """objects that no entry names and open files still read: of files without a name"""
+    wanted: list[Wanted]
+    """base files whose contents are to be kept too"""
+    base_fd: int
+    """of the base's root, borrowed from the overlay; -1 when nothing is wanted of it"""
+    ancestors: dict[int, Ancestor]
+    """by inode number; filled when the batch is stored"""
 
 
 class Sealing:
@@ -76,9 +85,13 @@ class Sealing:
                 unlinked.append((directory.ino, name))
             else:
                 links.append(link)
+        files = (nodes[entry.ino] for entry in entries)
+        needed = [each for node in files if isinstance(node, File) and (each := wanted(node)) is not None]
+        base_fd = self._view.base.fd(self._view.base.root) if needed else -1
         return Batch(
-            entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, journal, self._held()
-        )
+            entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, journal, self._held(),
+            needed, base_fd, {},
+        )  # fmt: skip
 
     def _held(self) -> frozenset[bytes]:
         held: set[bytes] = set()
@@ -115,10 +128,18 @@ class Sealing:
                 self._sealed(node, job.frozen, stored[job.ino])
         for entry in batch.entries:
             batch.nodes[entry.ino].stored = True
+        for ino, ancestor in batch.ancestors.items():
+            node = batch.nodes[ino]
+            if isinstance(node, File):
+                node.ancestor = ancestor
 
     def _sealed(self, node: File, frozen: FrozenInline | FrozenSpool, record: Content) -> None:
         base = node.base_file if record.base_limit else None
-        sealed = Sealed(record, self._view.objects, base)
+        objects = self._view.objects
+        if isinstance(objects, ObjectCache):
+            for name in record.objects:
+                objects.sealed(name, frozen.data if isinstance(frozen, FrozenInline) else None)
+        sealed = Sealed(record, objects, base)
         if node.content is frozen:
             node.content = sealed
             if not record.base_limit:
@@ -154,7 +175,11 @@ def store_batch(batch: Batch, store: Store, run_id: str) -> dict[int, Content]:
     small = [
         (job.ino, job.frozen.data) for job in batch.jobs if isinstance(job.frozen, FrozenInline) and job.frozen.data
     ]
+    found = list(ancestors.read(batch.base_fd, batch.wanted).items()) if batch.wanted else []
     names = store.objects.put_many([data for _, data in small])
+    kept = iter(store.objects.put_many([data for _, data in found if data]))
+    identities = {each.ino: each.identity for each in batch.wanted}
+    batch.ancestors.update((ino, Ancestor(identities[ino], next(kept) if data else b"")) for ino, data in found)
     for (ino, data), name in zip(small, names, strict=True):
         stored[ino] = Content(len(data), 0, (Extent(0, len(data), name, 0),))
     for job in batch.jobs:
@@ -163,7 +188,11 @@ def store_batch(batch: Batch, store: Store, run_id: str) -> dict[int, Content]:
         elif not job.frozen.data:
             stored[job.ino] = Content(0, 0, ())
     entries = [
-        msgspec.structs.replace(entry, content=stored[entry.ino]) if entry.ino in stored else entry
+        msgspec.structs.replace(
+            entry,
+            content=stored.get(entry.ino, entry.content),
+            ancestor=batch.ancestors.get(entry.ino, entry.ancestor),
+        )
         for entry in batch.entries
     ]
     store.upper(run_id).commit(
