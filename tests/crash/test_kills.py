@@ -1,5 +1,6 @@
 """The server of a mounted run is killed under a write load, at a random moment; the next command recovers all that was
-acknowledged, as the writer noted it: rules 6 to 8 of docs/crash-safety.md.
+acknowledged, as the writer noted it: rules 6 to 8 of docs/crash-safety.md.  Snapshots and forks are made meanwhile, and
+some kills hit a rewind.
 """
 
 import json
@@ -10,17 +11,21 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import goexfs
 from goexfs.session import RunHandle, RunStore
+from snapshots.errors import GoexfsError
 from tests.crash import writer
 from tests.crash.writer import Operations
 
 LONGEST_SECONDS = 0.6
+LONGEST_REWIND_SECONDS = 0.2
 
 
 def picture(root: Path) -> dict[str, tuple[object, ...]]:
@@ -55,6 +60,30 @@ def read_log(log: Path) -> tuple[list[list], list | None]:
     return done, doing
 
 
+class Historian(threading.Thread):
+    """Takes snapshots of a mounted run, and forks it, until its server dies."""
+
+    def __init__(self, home: Path, run_id: str, number: int) -> None:
+        super().__init__()
+        self._home = home
+        self._run_id = run_id
+        self._number = number
+        self.snapshots: list[str] = []
+        self.forks: list[str] = []
+
+    def run(self) -> None:
+        with goexfs.open_store(self._home) as store:
+            run = store.run(self._run_id)
+            try:
+                while run.state == "active":
+                    name = f"k{self._number}-{len(self.snapshots)}"
+                    if len(self.snapshots) % 3 == 1:
+                        self.forks.append(run.fork().id)
+                    self.snapshots.append(run.snapshot(name).name)
+            except (GoexfsError, OSError):
+                pass  # it is dead
+
+
 class Harness:
     """One run that is killed again and again, and a native directory to which the same is done."""
 
@@ -70,17 +99,25 @@ class Harness:
         self.mnt.mkdir()
         self.run: RunHandle | None = None
         self.acknowledged = 0
+        self.rewinds = 0
+        """that were done in spite of the kill"""
 
     def kill_once(self, number: int) -> None:
         if self.run is None:
             self.run = self.store.mount(self.base, self.mnt)
         assert picture(self.mnt) == picture(self.native)
+        if number % 4 == 0:
+            self.kill_in_rewind()
+            return
         log = self.area / "log"
         log.unlink(missing_ok=True)
+        historian = Historian(self.area / "store", self.run.id, number) if number % 4 == 1 else None
         with subprocess.Popen([sys.executable, writer.__file__, str(self.mnt), str(log), str(number)]) as load:
             pid = self.run.status().pid
             while not log.exists():
                 time.sleep(0.001)
+            if historian is not None:
+                historian.start()
             time.sleep(self.random.random() ** 2 * LONGEST_SECONDS)
             os.kill(pid, signal.SIGKILL)
             assert load.wait(20) == 0
@@ -91,11 +128,67 @@ class Harness:
         native = Operations(self.native)
         for operation in done:
             native.do(operation)
+        if historian is not None:
+            historian.join(60)
+            assert not historian.is_alive()
         if number % 3:
             self.run.recover()
             assert self.run.state == "kept"
         self.run = self.store.mount(self.run, self.mnt)  # recovers as well
         self.compare(doing, number)
+        if historian is not None:
+            self.check_history(historian)
+
+    def check_history(self, historian: Historian) -> None:
+        """What it was told is there."""
+        assert self.run is not None
+        assert {*historian.snapshots} <= {snapshot.name for snapshot in self.run.snapshots()}
+        for name in historian.snapshots[-1:]:
+            self.run.diff(at=name)
+        for name in historian.snapshots:
+            self.run.drop_snapshot(name)
+        for fork_id in historian.forks:
+            fork = self.store.run(fork_id)
+            fork.diff()
+            fork.discard(forget=True)
+
+    def kill_in_rewind(self) -> None:
+        """What is there afterwards is what was there before, or what was there at the snapshot."""
+        assert self.run is not None
+        then = picture(self.mnt)
+        copy = self.area / "then"
+        shutil.copytree(self.native, copy, symlinks=True, copy_function=_linked_copy())
+        name = self.run.snapshot().name
+        for operation in [writer.choose(self.random, self.random.getrandbits(30)) for _ in range(20)]:
+            for root in (self.mnt, self.native):
+                try:
+                    Operations(root).do(operation)
+                except OSError:
+                    pass
+        now = picture(self.mnt)
+        assert now == picture(self.native)
+        pid = self.run.status().pid
+        killer = threading.Timer(self.random.random() ** 2 * LONGEST_REWIND_SECONDS, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        rewound = False
+        try:
+            self.run.rewind(name)
+            rewound = True
+        except (GoexfsError, OSError):
+            pass
+        killer.join()
+        while self.run.state != "crashed":
+            time.sleep(0.001)
+        self.run = self.store.mount(self.run, self.mnt)
+        seen = picture(self.mnt)
+        assert seen == then or (seen == now and not rewound), differences(seen, now)
+        if seen == then:
+            shutil.rmtree(self.native)
+            copy.rename(self.native)
+            self.rewinds += 1
+        else:
+            shutil.rmtree(copy)
+        self.run.drop_snapshot(name)
 
     def compare(self, doing: list | None, number: int) -> None:
         """All that was acknowledged, and of what was being done a part or nothing."""
@@ -124,6 +217,20 @@ class Harness:
         else:
             target.unlink()
         assert picture(self.mnt) == picture(self.native), f"kill {number}, {doing}"
+
+
+def _linked_copy() -> Callable[[str, str], object]:
+    """Copies files with attributes; hard links stay hard links."""
+    made: dict[int, str] = {}
+
+    def copy(one: str, other: str) -> object:
+        st = os.lstat(one)
+        if st.st_nlink > 1 and st.st_ino in made:
+            return os.link(made[st.st_ino], other, follow_symlinks=False)
+        made[st.st_ino] = other
+        return shutil.copy2(one, other, follow_symlinks=False)
+
+    return copy
 
 
 def linked(root: Path, one: str, other: str) -> bool:
