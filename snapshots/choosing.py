@@ -62,7 +62,7 @@ def resolve(
         if not wanted.ids and wanted.content is None:
             continue
         chosen.add(path)
-        if wanted.content is None and wanted.ids >= set(found.ids):
+        if _is_all(found, wanted):
             continue
         place = tree.resolve(path)
         entry = place.entry if place is not None else None
@@ -74,8 +74,17 @@ def resolve(
     return Choice(chosen, substitutes, tuple(independent))
 
 
+def _is_all(found: Parts, wanted: Chosen) -> bool:
+    if wanted.content is None and wanted.ids >= set(found.ids):
+        return True
+    if found.text is None or (found.lead is not None and found.lead not in (WHOLE, *wanted.ids)):
+        return False
+    data = wanted.content if wanted.content is not None else chosen_content(found, wanted.ids)
+    return data == b"".join(found.text.new)
+
+
 def _check_ids(path: bytes, found: Parts, wanted: Chosen) -> None:
-    unknown = wanted.ids - set(found.ids)
+    unknown = wanted.ids - {*found.ids, *(hunk.id for hunk in found.smaller)}
     if unknown:
         raise SelectionRefused(
             f"{readable(path)} has no part {', '.join(sorted(unknown))} (any more); goexfs hunks lists those it has"
@@ -106,7 +115,7 @@ def _substitute(
             entry, mode=before.mode, uid=before.uid, gid=before.gid, xattrs=before.xattrs,
             changed=int(entry.changed | Changed.XATTRS),
         )  # fmt: skip
-    only_lead = wanted.content is None and not wanted.ids & {hunk.id for hunk in found.hunks}
+    only_lead = wanted.content is None and wanted.ids <= {found.lead}
     if only_lead and before is not None and entry.origin is not None:
         return Substitute(None, before.size, before.mtime_ns, like)
     data = wanted.content if wanted.content is not None else chosen_content(found, wanted.ids)

@@ -112,3 +112,11 @@ class SelectionRefused(MergeError):
 
 class VerificationFailed(MergeError):
     """The command that was to verify the result of a merge did not succeed; nothing was applied."""
+
+
+class ExportFailed(GoexfsError):
+    """Changes could not be written in another form, or to that place."""
+
+
+class ImportRefused(GoexfsError):
+    """What was to be imported cannot be read, does not fit the base, or is not safe; nothing was imported."""

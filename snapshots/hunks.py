@@ -86,6 +86,11 @@ class Parts(NamedTuple):
         """The names of all parts, in order."""
         return (*((self.lead,) if self.lead else ()), *(hunk.id for hunk in self.hunks))
 
+    @property
+    def smaller(self) -> tuple[Hunk, ...]:
+        """What the hunks can be split into, for those that can."""
+        return tuple(small for hunk in self.hunks if len(hunk.edits) > 1 for small in split(hunk))
+
 
 def parts(change: Change, *, context: int = CONTEXT, large: int = LARGE) -> Parts:
     """How a change is divided.  BaseChanged when it cannot be read."""
@@ -109,11 +114,11 @@ def hunks(text: Text, *, context: int = CONTEXT) -> tuple[Hunk, ...]:
     return _named(text, groups)
 
 
-def split(text: Text, hunk: Hunk) -> tuple[Hunk, ...]:
-    """A hunk as smaller ones, one for every edit; only itself when it has just one."""
+def split(hunk: Hunk) -> tuple[Hunk, ...]:
+    """A hunk as smaller ones, one for every edit (named ``HUNK/1``, …); only itself when it has just one."""
     if len(hunk.edits) == 1:
         return (hunk,)
-    return _named(text, [[edit] for edit in hunk.edits])
+    return tuple(Hunk(f"{hunk.id}/{number}", (edit,)) for number, edit in enumerate(hunk.edits, 1))
 
 
 def compare(old: bytes, new: bytes) -> Text:
@@ -149,7 +154,7 @@ def apply(text: Text, edits: Iterable[Edit]) -> bytes:
 def chosen_content(found: Parts, ids: Collection[str]) -> bytes:
     """The content of a divided file with the chosen hunks only; unknown names are ignored."""
     assert found.text is not None
-    return apply(found.text, (edit for hunk in found.hunks if hunk.id in ids for edit in hunk.edits))
+    return apply(found.text, {edit for hunk in (*found.hunks, *found.smaller) if hunk.id in ids for edit in hunk.edits})
 
 
 def unified(text: Text, hunk: Hunk, *, context: int = CONTEXT) -> list[bytes]:
@@ -173,6 +178,32 @@ def unified(text: Text, hunk: Hunk, *, context: int = CONTEXT) -> list[bytes]:
         if not line.endswith(b"\n"):
             shown.append(b"\\ No newline at end of file")
     return shown
+
+
+def edited(text: Text, hunk: Hunk, lines: Sequence[bytes], *, context: int = CONTEXT) -> Hunk:
+    """A hunk as somebody has edited its ``unified`` lines (the header does not count).
+
+    ValueError, with the reason, when what it takes away or keeps is not what the old file has.
+    """
+    first, last = max(0, hunk.start - context), min(len(text.old), hunk.end + context)
+    first, last = _between_neighbours(text, hunk, first, last)
+    old: list[bytes] = []
+    new: list[bytes] = []
+    ended: list[list[bytes]] = []
+    for line in lines:
+        sign, rest = (line[:1] or b" "), line[1:] + b"\n"
+        if sign == b"\\":
+            for side in ended:
+                side[-1] = side[-1].removesuffix(b"\n")
+            continue
+        if sign not in b" -+":
+            raise ValueError("a line begins with neither a space, + nor -")
+        ended = [side for side, signs in ((old, b" -"), (new, b" +")) if sign in signs]
+        for side in ended:
+            side.append(rest)
+    if tuple(old) != text.old[first:last]:
+        raise ValueError("the lines with a space or - are not those of the file")
+    return Hunk(hunk.id, (Edit(first, last, hunk.edits[0].new_start, tuple(new)),))
 
 
 def _between_neighbours(text: Text, hunk: Hunk, first: int, last: int) -> tuple[int, int]:

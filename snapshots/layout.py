@@ -16,6 +16,7 @@ and no record.  A ``Layout`` is immutable: threads may share it.
     runs/<id>/journal/        segments of the journal (see ``snapshots.journal``)
     runs/<id>/spool/          contents of large files being written
     runs/<id>/mnt             where ``goexfs run`` mounts
+    runs/<id>/rejected        what a person said about changes that were not wanted (see ``snapshots.rejections``)
     runs/<id>/control         Unix socket while mounted
 """
 

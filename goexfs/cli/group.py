@@ -7,6 +7,7 @@ A theme module is imported when one of its commands is asked for, so that ``goex
 and ``goexfs ls`` does not pay for the overlay.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -16,11 +17,22 @@ THEMES = {
     "run": "run",
     "mount": "run",
     "umount": "run",
+    "ps": "activity",
+    "kill": "activity",
+    "pause": "activity",
+    "resume": "activity",
     "ls": "store",
     "show": "store",
     "diff": "review",
+    "hunks": "hunks",
     "merge": "merging",
+    "reject": "rejected",
+    "rejected": "rejected",
     "discard": "review",
+    "effects": "effect",
+    "effect": "effect",
+    "export": "exporting",
+    "import": "exporting",
     "merges": "merges",
     "undo": "merges",
     "snapshot": "history",
@@ -31,11 +43,29 @@ THEMES = {
     "log": "log",
     "blame": "log",
     "reads": "log",
+    "policy": "policy",
     "gc": "store",
     "fsck": "store",
     "doctor": "doctor",
 }
 """Command name -> module of this package that holds it, in the order of the help."""
+
+INSIDE = {
+    "snapshot": "inside",
+    "snapshots": "inside",
+    "diff": "inside",
+    "rewind": "inside",
+    "rejected": "inside",
+    "effect": "insideeffect",
+    "effects": "insideeffect",
+    "doctor": "doctor",
+}
+"""The same inside a run, where all others are refused."""
+
+
+def is_inside() -> bool:
+    """Whether this process is inside a run, and was not given a store of its own."""
+    return bool(os.environ.get("GOEXFS_CHANNEL")) and not os.environ.get("GOEXFS_HOME")
 
 
 class Commands(click.Group):
@@ -43,13 +73,18 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order in which a newcomer meets them."""
-        return list(THEMES)
+        return list(INSIDE if is_inside() else THEMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's theme."""
-        if cmd_name not in THEMES:
+        themes = INSIDE if is_inside() else THEMES
+        if cmd_name not in themes:
+            if cmd_name in THEMES:
+                from goexfs.cli.inside import for_the_user_only
+
+                return for_the_user_only(cmd_name)
             return None
-        theme = import_module(f"goexfs.cli.{THEMES[cmd_name]}")
+        theme = import_module(f"goexfs.cli.{themes[cmd_name]}")
         command: click.Command = getattr(theme, f"{cmd_name}_command")
         return command
 

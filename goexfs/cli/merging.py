@@ -4,12 +4,13 @@ Owns how the outcome is printed; how a selection is written is for ``choice``.  
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 from goexfs.cli import summary
 from goexfs.cli.choice import choice
+from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, RUN, json_option
 
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
 @click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
+@click.option("-p", "--patch", "interactive", is_flag=True, help="Ask for every hunk, as git add -p does.")
+@click.option("--hunks", "listed", metavar="FILE", type=click.File("rb"), help="Only the hunks in this JSON document.")
+@click.option("--verify", metavar="CMD", multiple=True, help="Merge only if CMD succeeds over the result (repeatable).")
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
 @json_option
 def merge_command(
-    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, dry_run: bool, as_json: bool
-) -> None:
+    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, interactive: bool,
+    listed: "IO[bytes] | None", verify: tuple[str, ...], dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved.
 
     With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run.
@@ -39,9 +44,15 @@ def merge_command(
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
         choose = choice(run, paths, exclude, only_status)
+        hunks = hunks_chosen(run, choose, interactive, listed)
+        if hunks is not None and not hunks:
+            note("nothing was chosen; nothing was merged")
+            return
         changes = [change for change in run.diff() if choose is None or choose(change)]
+        if hunks is not None:
+            changes = [change for change in changes if change.path in hunks]
         try:
-            result = run.merge(dry_run=dry_run, choose=choose)
+            result = run.merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify)
         except Conflict as error:
             if as_json:
                 print_json(_merge_fields(run, changes, dry_run, error.conflicts))

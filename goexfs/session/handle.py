@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from goexfs.session import birth, checks, control, mounts, processes
+from goexfs.session import birth, checks, control, mounts, policing, processes
 from goexfs.session.account import Account
+from goexfs.session.activity import Activity
 from goexfs.session.errors import ServerError
 from goexfs.session.history import Past
 from snapshots.base import BaseTree
@@ -22,8 +23,13 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from goexfs.policy.rules import Policy
+    from goexfs.session.effects import RunEffects, Wish
+    from snapshots.choosing import Selection
     from snapshots.diff import Change
+    from snapshots.hunks import Parts
     from snapshots.merge import MergeResult
+    from snapshots.rejections import Rejection
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
 """As recorded, but ``crashed`` for a run that is recorded as active and that nobody serves."""
@@ -34,7 +40,7 @@ EXACT_COUNT_LIMIT = 500
 _EXIT_SECONDS = 30.0
 
 
-class RunHandle(Past, Account):
+class RunHandle(Past, Account, Activity):
     """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
 
     def __init__(self, store: Store, record: Run) -> None:
@@ -85,12 +91,19 @@ class RunHandle(Past, Account):
             return entries
 
     @property
+    def policy(self) -> "Policy":
+        """What it may see, write and use, as it was when the run began.  Raises ``PolicyError``."""
+        return policing.policy_of(self.record)
+
+    @property
     def bytes_held(self) -> int:
         """Bytes in the objects that the run uses, shared ones too."""
         return self._store.bytes_held(self.id)
 
     def diff(self, paths: Iterable[bytes] = (), *, times: bool = False, at: str | None = None) -> "list[Change]":
         """What the run changed, sorted by path; of a mounted run what is in the mount at this moment.
+
+        Renames are found by the identity of files alone; for those that only equal contents tell see ``paired``.
 
         With ``at`` what it had changed at that point, compared with the base as it is now.
 
@@ -215,15 +228,63 @@ class RunHandle(Past, Account):
             )
         return self.record
 
+    def hunks(self, paths: Iterable[bytes] = ()) -> "list[tuple[Change, Parts]]":
+        """What the run changed and the parts that each change can be merged in; as ``diff`` otherwise."""
+        from snapshots.hunks import parts
+
+        return [(change, parts(change)) for change in self.diff(paths)]
+
+    def groups(self) -> "list[list[Change]]":
+        """The changes, in groups that can only be merged as a whole."""
+        from snapshots.aliases import with_aliases
+        from snapshots.basepaths import BasePaths
+        from snapshots.partial import together
+        from snapshots.tree import UpperTree
+
+        changes = self.diff()
+        tree = with_aliases(UpperTree(self._store.upper(self.id).load()), BasePaths(BaseTree(self.base)))
+        return together(tree.state, changes)
+
+    def reject(self, path: bytes, part: str | None, reason: str) -> "Rejection":
+        """Say why the change at ``path`` (or a part of it, see ``hunks``) is not wanted; it stays in the run.
+
+        Raises ``SelectionRefused`` when there is no such change.
+        """
+        from snapshots.errors import SelectionRefused
+        from snapshots.rejections import Rejections
+
+        change = next((change for change in self.diff([path]) if change.path == path), None)
+        if change is None:
+            raise SelectionRefused(f"the run has no change at {readable(path)}; goexfs hunks lists them")
+        return Rejections(self._store, self.id).add(change, part, reason)
+
+    def rejected(self) -> "list[Rejection]":
+        """What was rejected of the run, and why; the latest last."""
+        from snapshots.rejections import Rejections
+
+        return Rejections(self._store, self.id).list()
+
+    @property
+    def effects(self) -> "RunEffects":
+        """What the run did, or wants done, outside the filesystem."""
+        from goexfs.session.effects import RunEffects
+
+        return RunEffects(self, self._store)
+
     def merge(
-        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None
-    ) -> "MergeResult":
+        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
+        hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
+    ) -> "MergeResult":  # fmt: skip
         """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
 
-        With ``choose`` only the changes that it accepts; the run is kept then, with the others.
+        With ``choose`` only the changes that it accepts, with ``hunks`` only these parts; the run is kept then, with
+        the others.  ``verify`` are shell commands that have to succeed over the result, before the base is touched.
 
-        Raises ``Conflict`` or ``MergeError`` (then nothing was applied), ``RunBusy`` while it is mounted, ``RunState``
-        when there is nothing to merge any more.
+        ``effects`` is what becomes of those that are pending: ``refuse`` (the default: ``EffectsPending``), ``run`` them
+        after the merge, or ``skip`` (the default for a part): they stay pending.  ``EffectFailed`` comes after the merge.
+
+        Raises ``Conflict``, ``MergeError``, ``SelectionRefused`` or ``VerificationFailed`` (then nothing was applied),
+        ``RunBusy`` while it is mounted, ``RunState`` when there is nothing to merge any more.
         """
         from snapshots.merge import merge
 
@@ -235,16 +296,36 @@ class RunHandle(Past, Account):
         if not record.is_live:
             raise RunState(f"run {record.label} has been {record.state} already")
         checks.same_base(record)
-        return merge(self._store, record, dry_run=dry_run, choose=choose)
+        wish = effects or ("refuse" if choose is None and hunks is None else "skip")
+        if not dry_run:
+            self.effects.check_merge(wish)
+        gate = None
+        if verify and not dry_run:
+            from goexfs.session.gate import Verification
 
-    def discard(self, *, forget: bool | None = None) -> None:
+            gate = Verification(self._store, record, verify)
+        from goexfs.session.screening import Screen
+
+        screen = Screen(self._store, record)
+        result = merge(
+            self._store, record, dry_run=dry_run, choose=choose, hunks=hunks, gate=gate, screen=screen
+        )
+        if wish == "run" and not dry_run:
+            self.effects.run()
+        return result
+
+    def discard(self, *, forget: bool | None = None, undo: "Literal['sandbox', 'outside', 'skip']" = "sandbox") -> None:
         """Free everything that only this run held; with ``forget`` its record goes too: nothing remains.
 
-        Raises ``RunBusy`` while it is mounted, ``RunState`` when it has been merged or discarded.
+        What the run did outside is undone before (``undo`` says where; ``skip``: it is not), and what it deferred is
+        dropped.  Raises ``EffectFailed`` when that could not be done: the run is kept then.  Raises ``RunBusy`` while it is
+        mounted, ``RunState`` when it has been merged or discarded.
         """
         record = self._settled("discard")
         if not record.is_live:
             raise RunState(f"run {record.label} has been {record.state} already")
+        if undo != "skip":
+            self.effects.give_up(outside=undo == "outside")
         self._store.discard(self.id)
         if forget:
             self._store.runs.forget(self.id)

@@ -7,17 +7,19 @@ line's.  Belongs to the thread of its store; signals are forwarded when that is 
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from goexfs.session import process
+from goexfs.session import channel, presets, process
 from goexfs.session.children import Command, Stream
+from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
-from goexfs.session.sandbox import Sandbox, environment, writable_paths
+from goexfs.session.sandbox import Sandbox
+from goexfs.session.variables import agent_socket, divide, for_command
 from goexfs.session.view import HOST, find_command, is_inside
 from snapshots.runs import Run
 from snapshots.store import Store
@@ -25,7 +27,9 @@ from snapshots.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from goexfs.session.effects import Wish
     from snapshots.changes import Change
+    from snapshots.choosing import Selection
     from snapshots.merge import MergeResult
 
 Words = str | bytes | os.PathLike[str]
@@ -94,42 +98,69 @@ class Session(RunHandle):
         timeout: float | None = None,
         grace: float = process.GRACE_SECONDS,
         sandbox: bool = True,
-        rw: Iterable[Words] = (),
-        network: bool = True,
+        confinement: Confinement | None = None,
     ) -> Completed:
         """Run a command in the run, to its end; nothing that it started is left when this returns.
 
         ``cwd`` (default: the current directory) is where it works if that is in the base, else it works in the base;
-        ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``.  ``capture`` collects both
-        outputs.  ``rw`` are host paths that it may write to.  Without ``sandbox`` it works in the mount, unconfined.
+        ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``; without it the command gets the
+        caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
+        is what it may do (see ``goexfs.Confinement``).  Without ``sandbox`` it works in the mount, unconfined.
         SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later the command is killed.
 
         Raises ``CommandNotFound``, ``CommandNotExecutable``, ``SandboxError``, and ``TimeoutError`` after ``timeout``
         seconds.
         """
         words = tuple(os.fsencode(word) for word in argv)
-        box = self._sandbox(rw, network) if sandbox else None
+        wishes = confinement or Confinement()
+        if env is not None:
+            variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+        else:
+            variables = divide(os.environb, wishes).variables if sandbox else dict(os.environb)
+        box = self._sandbox(wishes, variables) if sandbox else None
         place = self._working_directory(cwd, box)
-        variables = dict(os.environb) if env is None else {os.fsencode(k): os.fsencode(v) for k, v in env.items()}
-        variables = environment(variables, run_id=self.id, base=self.base, sandbox=box)
+        variables = for_command(variables, run_id=self.id, base=self.base, sandbox=box)
+        variables[channel.VARIABLE.encode()] = channel.INSIDE if box is not None else self._channel
+        hosts = wishes.net.hosts if sandbox else ()
+        if hosts:
+            from goexfs.session import outlet
+
+            variables |= outlet.variables(hosts)
         view = HOST if box is None else box.view()
         find_command(words[0] if words else b"", view=view, cwd=place, env=variables)
         with _captured(capture) as files:
             out, err = (stdout, stderr) if files is None else files
-            ended = process.run(
-                Command(words, place, variables, self.id, box, stdin, out, err), timeout=timeout, grace=grace
+            directory = self._store.runs.directory(self.id)
+            command = Command(
+                words, place, variables, self.id, box, stdin, out, err, hosts, wishes.processes, directory
             )
+            ended = process.run(command, timeout=timeout, grace=grace)
             outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))
         record = self._store.runs.update(self.id, exit_status=ended.status)
         if "exit" in record.options.get("auto_snapshot", ()) and self.state == "active":
             self.snapshot_now("exit")
         return Completed(words, ended.status, outputs[0], outputs[1], ended.signal)
 
-    def _sandbox(self, rw: Iterable[Words], network: bool) -> Sandbox:
-        store = os.path.realpath(os.fsencode(self._store.path))
+    def withheld(self, confinement: Confinement) -> tuple[bytes, ...]:
+        """The variables of this process that ``exec`` would not give to a command, since they look like secrets."""
+        return divide(os.environb, confinement).withheld
+
+    def _sandbox(self, wishes: Confinement, variables: Mapping[bytes, bytes]) -> Sandbox:
+        hidden = (os.path.realpath(os.fsencode(self._store.path)), *_own_configuration())
+        bases = () if self.base == b"/" else (self.base,)
         return Sandbox(
-            self.base, self._mountpoint, (store,), writable_paths(rw, base=self.base, hidden=(store,)), network
-        )
+            self.base, self._mountpoint, hidden,
+            rw=writable_paths((*wishes.rw, *agent_socket(variables)), bases=bases, hidden=hidden),
+            network=wishes.net.kind == "host",
+            ro=readonly_paths(wishes.ro, bases=bases, hidden=hidden),
+            empty=hidden_paths((*presets.load(presets.DEFAULT).hide, *wishes.hide)),
+            user_namespaces=wishes.user_namespaces, channel=self._channel,
+        )  # fmt: skip
+
+    @property
+    def _channel(self) -> bytes:
+        """The socket on which the command may ask its run's server."""
+        return os.fsencode(self._store.runs.directory(self.id) / os.fsdecode(channel.NAME))
 
     def _working_directory(self, cwd: Words | None, box: Sandbox | None) -> bytes:
         """Where the command is to work: a path of its view."""
@@ -156,17 +187,18 @@ class Session(RunHandle):
         return found
 
     def merge(
-        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None
-    ) -> "MergeResult":
+        self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
+        hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
+    ) -> "MergeResult":  # fmt: skip
         """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
         if not dry_run:
             self._end()
-        return super().merge(dry_run=dry_run, choose=choose)
+        return super().merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=effects)
 
-    def discard(self, *, forget: bool | None = None) -> None:
+    def discard(self, *, forget: bool | None = None, undo: "Literal['sandbox', 'outside', 'skip']" = "sandbox") -> None:
         """Unmount and discard; ``forget`` is by default what ``on_exit`` says."""
         self._end()
-        super().discard(forget=self._on_exit == "forget" if forget is None else forget)
+        super().discard(forget=self._on_exit == "forget" if forget is None else forget, undo=undo)
 
     def _end(self) -> None:
         with _uninterrupted():
@@ -180,6 +212,14 @@ class Session(RunHandle):
         while not self._wait_for_end(3600.0):
             pass
         self._settled_already = True
+
+
+def _own_configuration() -> tuple[bytes, ...]:
+    """Where the user says how databases and servers are reached: not for a run to read."""
+    from goexfs.effects.connections import configuration_path
+
+    place = os.path.realpath(os.fsencode(configuration_path().parent))
+    return (place,) if os.path.isdir(place) else ()
 
 
 @contextmanager
