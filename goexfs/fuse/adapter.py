@@ -17,6 +17,7 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 
 from goexfs.fuse.answering import Threads, errno_of, request
 from goexfs.fuse.faces import Faces
+from goexfs.fuse.listings import Listings
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
 from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock
@@ -56,6 +57,7 @@ class Adapter(pyfuse3.Operations):
         """handles that root opened: what it writes through them takes no setuid away"""
         self.threads = Threads()
         self.faces = Faces(overlay)
+        self._listings = Listings()
         self._face = self.faces.of
         self._told = self.faces.told
         self._checks_permissions = checks_permissions
@@ -108,6 +110,8 @@ class Adapter(pyfuse3.Operations):
             self._overlay.forget(ino, count)
             if not node.lookups and isinstance(node, File):
                 node.pushed = False  # its pages are gone with the kernel's inode
+            elif not node.lookups:
+                self._listings.forget(ino)
 
     @request
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
@@ -337,6 +341,7 @@ class Adapter(pyfuse3.Operations):
         handle = self._handles.pop(fh, None)
         self._roots.discard(fh)
         if isinstance(handle, Handle):
+            self._listings.closed(handle.node)
             self._overlay.release(handle)
 
     async def flush(self, fh: int) -> None:
@@ -369,7 +374,10 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def opendir(self, ino: int, ctx: RequestContext) -> int:
-        return self._number(self._overlay.opendir(self._node(ino)))
+        handle = self._overlay.opendir(self._node(ino))
+        if self.faces.watched:  # what the kernel keeps it keeps until it is told
+            self._listings.keep(handle.node)
+        return self._number(handle)
 
     async def readdir(self, fh: int, start: int, token: ReaddirToken) -> None:
         # Not through `request`: what was already put into the reply must not be put there again.
@@ -387,6 +395,7 @@ class Adapter(pyfuse3.Operations):
                         if counted:
                             self._overlay.remember(node)
                         start = following
+                    self._listings.listed(handle.node)
                     return
                 except WouldBlock as blocked:
                     waiting = blocked

@@ -31,9 +31,18 @@ class Notifier:
         self._thread.start()
 
     def invalidate(self, stale: Iterable[Invalidation]) -> None:
-        """Queue invalidations.  Any thread."""
+        """Queue invalidations.  Any thread.
+
+        With a name goes the listing of its directory, if the kernel keeps one: it forgets that by itself only when it
+        knew the name.
+        """
+        listed: dict[int, None] = {}
         for one in stale:
             self._queue.put(one)
+            if one.name is not None:
+                listed[one.ino] = None
+        for directory in listed:
+            self._queue.put(Invalidation(directory, None))
 
     def stop(self) -> bool:
         """Finish what is queued and end.  False when the kernel keeps the thread (then it ends with the process)."""

@@ -7,6 +7,7 @@ Threading: the event loop's thread, except where a thread is named.  The process
 itself; what has to (unmounting, flushing the kernel's caches) is done by programs it starts.
 """
 
+import contextlib
 import errno
 import gc
 import logging
@@ -20,7 +21,7 @@ from functools import partial
 import pyfuse3
 import trio
 
-from goexfs.fuse import device, rewinding, wait
+from goexfs.fuse import device, listings, rewinding, wait
 from goexfs.fuse.adapter import Adapter
 from goexfs.fuse.answering import SLOW_REQUESTS
 from goexfs.fuse.cache import Notifier
@@ -30,6 +31,7 @@ from goexfs.fuse.recording import Recording
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
 from snapshots.errors import RunError
+from snapshots.rewind import Aim
 from snapshots.store import Store
 
 MAX_TASKS = SLOW_REQUESTS + 16
@@ -85,6 +87,9 @@ class Service:
         self._failure: Exception | None = None
         self._stop = trio.Event()
         self._mounted = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        """while requests are answered"""
+        self._to_be_watched = False
 
     # -- for whoever serves
 
@@ -98,48 +103,58 @@ class Service:
             await self._flush_kernel()
         await self.sealer.seal()
 
-    async def rewind(self, position: int, paths: tuple[bytes, ...]) -> tuple[int, str]:
-        """Become what the run was at a position of its journal, or have only these paths become so.
-
-        Answers how many nodes are different now, and the name of a snapshot of what was there before.  Raises
-        `RunError` (and its kind), `StoreError`.
+    async def rewind(
+        self, position: int, paths: tuple[bytes, ...] = (), process: str = ""
+    ) -> rewinding.Done:
+        """Become what the run was at a position of its journal, or have only these paths become so; with *process* see
+        ``snapshots.rewind.Aim``.  Raises `RunError` (and its kind), `StoreError`.
         """
+        aim = Aim(position, paths, process)
         if self.adapter.has_writers:
             await self._flush_kernel()  # not later: what it flushes comes as requests
         with self.adapter.threads.closed():
             for _ in range(REWIND_ATTEMPTS):
                 await self.sealer.seal()
-                plan = partial(rewinding.plan, self.overlay, self._run_id, position, paths)
+                plan = partial(rewinding.plan, self.overlay, self._run_id, aim)
                 planned = await self.sealer.with_store(plan)
                 if not self.overlay.dirty:  # the base may have changed meanwhile, and the run with it
                     break
             else:
                 raise RunError("the base changes so quickly that the run cannot be rewound; unmount it first")
-            if planned is None:
-                return 0, ""
+            if not planned.snapshot:
+                return rewinding.Done(0, "", planned.left)
             stale = rewinding.carry_out(self.overlay, planned, self._recording)
         if self.notifier is not None:
             self.notifier.invalidate(stale)
             await trio.to_thread.run_sync(self.notifier.idle().wait, REWIND_SECONDS, abandon_on_cancel=True)
         await self.sealer.seal()
-        return len(planned.change.entries) + len(planned.change.gone), planned.snapshot
+        return rewinding.Done(len(planned.change.entries) + len(planned.change.gone), planned.snapshot, planned.left)
 
     def base_watched(self, watched: bool) -> None:
         """Changes of the base are reported from now on by `base_changed` (or no more)."""
-        self.adapter.faces.watch(watched)
-        self.base_changed(None)  # what was loaded before was last looked at when nobody watched, or some time ago
+        self._to_be_watched = watched
+        # What was loaded before was last looked at when nobody watched, or some time ago.
+        self.base_changed(None)
         if not watched:
+            self.adapter.faces.watch(False)
             # The kernel was told to believe for long what now nobody will take back.  (Directories stay: to forget
             # one that is somebody's working directory would leave him nowhere.)
             nodes = [node for node in self.overlay.nodes.values() if node.base_dir is not None and not node.is_dir]
-            self._forget(Invalidation(above.ino, name) for node in nodes for above, name in node.names())
+            self._forget([Invalidation(above.ino, name) for node in nodes for above, name in node.names()])
+            self._forget([Invalidation(node.ino, None) for node in self.overlay.nodes.values() if node.is_dir])
 
     def base_changed(self, paths: Iterable[bytes] | None) -> None:
         """These paths of the base (relative to it) changed from outside; None: anything may have changed."""
-        if paths is None:
-            self._forget(self.overlay.everything_changed() + self.adapter.faces.forget_missing())
-        else:
+        if paths is not None:
             self._forget(one for path in paths for one in self.overlay.base_changed(path))
+        elif self._nursery is not None:
+            self._nursery.start_soon(self._look_at_everything)
+
+    async def _look_at_everything(self) -> None:
+        await self.adapter.threads.run(self.overlay.everything_in_memory())
+        if self._to_be_watched:
+            self.adapter.faces.watch(True)
+        self._forget(self.overlay.everything_changed() + self.adapter.faces.forget_missing())
 
     def _forget(self, stale: Iterable[Invalidation]) -> None:
         if self.notifier is not None:
@@ -170,19 +185,24 @@ class Service:
             raise MountError(f"libfuse would not serve {os.fsdecode(self.mountpoint)}: {e}") from e
         self._device = handshake.fd
         orderly = False
-        restore: Callable[[], None] | None = None
+        replaced = contextlib.ExitStack()
+        """what is put back into pyfuse3 at the end"""
         try:
-            restore = await self._prepare_wait(handshake)
+            await self._prepare_wait(handshake, replaced)
+            if listings.can_install(pyfuse3):
+                replaced.callback(listings.install(pyfuse3))
             self.notifier = Notifier()
             sys.setswitchinterval(SWITCH_SECONDS)
             gc.collect()
             gc.freeze()  # what lives as long as the mount need not be looked at by every collection
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self.sealer.run)
                 nursery.start_soon(self._unmount_when_told)
                 if on_mounted is not None:
                     nursery.start_soon(self._announce, on_mounted)
                 await self._answer_requests()
+                self._nursery = None
                 nursery.cancel_scope.cancel()
             orderly = True
             if self._failure is not None:
@@ -190,15 +210,14 @@ class Service:
         finally:
             with trio.CancelScope(shield=True):
                 await self._end(unmount=orderly)
-            if restore is not None:
-                restore()
+            replaced.close()
 
-    async def _prepare_wait(self, handshake: Handshake) -> Callable[[], None] | None:
+    async def _prepare_wait(self, handshake: Handshake, replaced: contextlib.ExitStack) -> None:
         if not await wait.can_install(pyfuse3):
             log.info("pyfuse3 %s is not a version whose wait can be replaced; its own is used", pyfuse3.__version__)
             handshake.skip()
             self._mounted.set()
-            return None
+            return
 
         def first() -> bool:
             done = handshake.step()
@@ -207,7 +226,7 @@ class Service:
             return done
 
         self.waiter = wait.Waiter(handshake.fd, spin=wait.spinning_pays(), before_first=first)
-        return wait.install(pyfuse3, self.waiter)
+        replaced.callback(wait.install(pyfuse3, self.waiter))
 
     async def _answer_requests(self) -> None:
         while True:

@@ -46,6 +46,22 @@ def test_a_new_file_shows_although_its_absence_was_known(either: Mounted) -> Non
     assert "later" in os.listdir(either.path / "dir")
 
 
+@pytest.mark.parametrize("kept_by_the_run", [False, True])
+def test_a_listing_shows_what_came_and_went(either: Mounted, kept_by_the_run: bool) -> None:
+    """Names that nobody asked for, so that the kernel has nothing of them but what it kept of the listing."""
+    place = either.path / "dir"
+    if kept_by_the_run:
+        (place / "mine").write_text("the run's")
+    for _ in range(2):
+        assert "came" not in os.listdir(place)
+    (either.base / "dir" / "came").write_text("here\n")
+    eventually(lambda: "came" in os.listdir(place), 1.1)
+    for _ in range(2):
+        assert "came" in os.listdir(place)
+    (either.base / "dir" / "came").unlink()
+    eventually(lambda: "came" not in os.listdir(place), 1.1)
+
+
 def test_a_removed_file_goes_within_a_second(either: Mounted) -> None:
     path = either.path / "dir" / "file2"
     assert path.exists()

@@ -85,3 +85,40 @@ def test_what_was_written_is_read_from_the_page_cache(mount: Mounted) -> None:
     with mount.counting() as counted:
         assert read_all(str(mount.path / "new")) == b"new" * 10_000
     assert counted["read"] == 0, counted
+
+
+def test_a_directory_is_listed_once(mount: Mounted) -> None:
+    mount.wait_watched()
+    names = sorted(os.listdir(mount.path / "dir"))
+    os.stat(mount.path / "dir")  # reading it moved its atime, says the kernel
+    with mount.counting() as counted:
+        for _ in range(3):
+            assert sorted(os.listdir(mount.path / "dir")) == names
+    assert counted["readdir"] == 0
+    assert waited_for(counted) == counted["opendir"] == 3, counted
+
+
+def test_after_a_listing_what_was_read_costs_nothing_to_stat(mount: Mounted) -> None:
+    mount.wait_watched()
+    names = os.listdir(mount.path / "dir")
+    for name in names:
+        if os.path.isfile(mount.path / "dir" / name):
+            read_all(str(mount.path / "dir" / name))  # the kernel doubts st_blocks of what was closed
+    with mount.counting() as counted:
+        for entry in os.scandir(mount.path / "dir"):
+            entry.stat()
+    assert counted["getattr"] <= 1, counted
+    assert waited_for(counted) < len(names) / 2, counted
+
+
+def test_a_kept_listing_follows_the_run_itself(mount: Mounted) -> None:
+    mount.wait_watched()
+    place = mount.path / "dir"
+    before = set(os.listdir(place))
+    for _ in range(2):
+        (place / "made").write_text("new")
+        assert set(os.listdir(place)) == before | {"made"}
+        os.rename(place / "made", place / "renamed")
+        assert set(os.listdir(place)) == before | {"renamed"}
+        os.unlink(place / "renamed")
+        assert set(os.listdir(place)) == before
