@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from goexfs.session import Completed as Completed
+    from goexfs.session import Confinement as Confinement
+    from goexfs.session import Policy as Policy
+    from goexfs.session import PolicyWishes as PolicyWishes
     from goexfs.session import RunHandle as RunHandle
     from goexfs.session import RunStore as RunStore
     from goexfs.session import Session as Session
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "__version__"]
+__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "Confinement", "Policy", "PolicyWishes", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

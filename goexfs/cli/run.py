@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
+from goexfs.cli.policy import POLICY, policy_options, say_what_is_hidden, wishes_of
 from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @click.option("--discard", is_flag=True, help="Discard the run at the end: nothing remains.")
 @click.option("--keep", is_flag=True, help="Keep the run at the end, without asking.")
 @click.option("--merge", is_flag=True, help="Merge the run at the end, whatever the exit status.")
-@click.option("--rw", metavar="PATH", multiple=True, type=ANY_PATH, help="Host path CMD may write to (repeatable).")
+@confining_options
+@policy_options
 @click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
 @auto_snapshot_option
 @history_limit_option
@@ -53,7 +56,7 @@ def run_command(
     discard: bool,
     keep: bool,
     merge: bool,
-    rw: tuple[bytes, ...],
+    system: bool,
     no_sandbox: bool,
     as_json: bool,
     **beginning: Any,
@@ -67,15 +70,31 @@ def run_command(
     from goexfs.cli import verdict
 
     wish = _wish(discard=discard, keep=keep, merge=merge)
-    _check_beginning(beginning["ref"], base=beginning["base"], name=beginning["name"])
+    limits = confined(**{name: beginning.pop(name) for name in CONFINING}, no_sandbox=no_sandbox)
+    if system:
+        beginning |= _whole_system(beginning["base"], no_sandbox)
+    beginning["policy"] = wishes_of(**{name: beginning.pop(name) for name in POLICY})
+    _check_beginning(
+        beginning["ref"], base=beginning["base"], name=beginning["name"], policy=beginning["policy"]
+    )
     if beginning["ref"] is None:
         _check_places(beginning["base"] or b".", None, beginning["allow_nested"])
     with goexfs.open_store() as store, _session(store, command, wish, **beginning) as session:
-        ended = session.exec(command, sandbox=not no_sandbox, rw=rw)
+        say_what_is_hidden(session)
+        if not no_sandbox:
+            say_what_is_withheld(session, limits.confinement)
+        ended = session.exec(command, sandbox=not no_sandbox, confinement=limits.confinement)
         outcome = verdict.settle(session, wish, ended, want_changes=as_json)
         if as_json:
             print_json(verdict.outcome_fields(session, outcome))
     ctx.exit(outcome.exit_status)
+
+
+def _whole_system(base: bytes | None, no_sandbox: bool) -> dict[str, Any]:
+    """What --system stands for.  Programs that give up root (a package manager's downloads) have to see the mount."""
+    if base is not None or no_sandbox:
+        raise click.UsageError(f"--system and {'--base' if base is not None else '--no-sandbox'} exclude each other")
+    return {"base": b"/", "allow_nested": True, "allow_other": os.geteuid() == 0}
 
 
 def _wish(**flags: bool) -> str | None:
@@ -138,6 +157,7 @@ def _given(**options: Any) -> dict[str, Any]:
 @click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay until the run is unmounted; Ctrl-C unmounts it.")
+@policy_options
 @auto_snapshot_option
 @history_limit_option
 @nested_option
@@ -154,7 +174,8 @@ def mount_command(
     import goexfs
     from goexfs.cli.store import run_fields
 
-    _check_beginning(ref, name=name)
+    options["policy"] = wishes_of(**{option: options.pop(option) for option in POLICY})
+    _check_beginning(ref, name=name, policy=options["policy"])
     *base, mountpoint = places
     if len(base) != (0 if ref else 1):
         raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
@@ -166,6 +187,7 @@ def mount_command(
         if as_json:
             print_json(run_fields(run))
         else:
+            say_what_is_hidden(run)
             note(f"run {run.record.label} is mounted at {home(run.record.mountpoint or mountpoint)}")
         if isinstance(run, goexfs.Session):
             _stay(run)

@@ -78,7 +78,7 @@ def _row(run: "RunHandle") -> tuple[str, ...]:
     return (
         run.id,
         printable(run.name or ""),
-        run.state,
+        "paused" if run.is_paused else run.state,
         age(record.created_ns),
         str(run.number_of_changes),
         size(run.bytes_held),
@@ -96,8 +96,9 @@ def run_fields(run: "RunHandle") -> dict[str, Any]:
         "id": run.id,
         "name": run.name,
         "state": run.state,
+        "paused": run.is_paused,
         **text_fields("base", run.base),
-        **_command_fields(record.command),
+        **command_fields(record.command),
         "created_ns": record.created_ns,
         "changed_ns": record.changed_ns,
         "exit_status": record.exit_status,
@@ -108,8 +109,8 @@ def run_fields(run: "RunHandle") -> dict[str, Any]:
     }
 
 
-def _command_fields(argv: tuple[str, ...]) -> dict[str, list[str]]:
-    """The command readable, and exact beside it where an argument is not UTF-8."""
+def command_fields(argv: tuple[str, ...]) -> dict[str, list[str]]:
+    """A command readable, and exact beside it where an argument is not UTF-8."""
     import base64
 
     raw = [os.fsencode(part) for part in argv]
@@ -140,7 +141,7 @@ def _description(run: "RunHandle") -> list[tuple[str, str]]:
     lines = [
         ("run", run.id),
         ("name", printable(run.name or "-")),
-        ("state", run.state),
+        ("state", "paused" if run.is_paused else run.state),
         ("base", home(run.base)),
         ("command", command_line(record.command) or "-"),
         ("created", f"{timestamp(record.created_ns)}, {age(record.created_ns)} ago"),

@@ -6,22 +6,28 @@ The names below are the Python API, also found in ``goexfs`` itself.  They are i
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from goexfs.policy.effective import PolicyWishes as PolicyWishes
+    from goexfs.policy.rules import Policy as Policy
+    from goexfs.session.confinement import Confinement as Confinement
     from goexfs.session.handle import RunHandle as RunHandle
     from goexfs.session.run import Completed as Completed
     from goexfs.session.run import Session as Session
     from goexfs.session.store import RunStore as RunStore
     from goexfs.session.store import open_store as open_store
 
-__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed"]
+__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "Confinement", "Policy", "PolicyWishes"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from goexfs.policy.effective import PolicyWishes
+    from goexfs.policy.rules import Policy
+    from goexfs.session.confinement import Confinement
     from goexfs.session.handle import RunHandle
     from goexfs.session.run import Completed, Session
     from goexfs.session.store import RunStore, open_store
 
-    names = (open_store, RunStore, RunHandle, Session, Completed)
+    names = (open_store, RunStore, RunHandle, Session, Completed, Confinement, Policy, PolicyWishes)
     globals().update(zip(__all__, names, strict=True))
     return globals()[name]

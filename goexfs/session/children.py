@@ -8,6 +8,7 @@ the command along before it could react.  So bubblewrap is started with these si
 back what goexfs itself had.  ``env`` does both in a millisecond; where it cannot, a few lines of Python do.
 """
 
+import contextlib
 import functools
 import os
 import select
@@ -18,16 +19,24 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from goexfs.session import processes
+from goexfs.session import limits, processes
 from goexfs.session import sandbox as sandboxes
+from goexfs.session.cgroups import Group
+from goexfs.session.confinement import Host
 from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
+from goexfs.session.roster import Running
 from goexfs.session.sandbox import Sandbox
+from goexfs.session.syscalls import Filter, compile_filter
 from goexfs.session.terminal import has_foreground
 from snapshots.names import readable
+
+if TYPE_CHECKING:
+    from goexfs.session.outlet import Outlet
 
 Stream = int | IO[Any] | None
 
@@ -52,6 +61,12 @@ class Command:
     stdin: Stream = None
     stdout: Stream = None
     stderr: Stream = None
+    hosts: tuple[Host, ...] = ()
+    """what a sandbox without the host's network may reach all the same"""
+    processes: int | None = None
+    """see ``Limits``; only in a sandbox"""
+    directory: Path | None = None
+    """where ``roster`` notes what is at work; None: nowhere"""
 
 
 class Child(Protocol):
@@ -63,8 +78,14 @@ class Child(Protocol):
     def send(self, number: int) -> None:
         """Signal the command."""
 
+    def group(self) -> int | None:
+        """The process group of a command that has one of its own in the terminal; None otherwise."""
+
     def stopped(self) -> int | None:
-        """The process group of a command that has one of its own in the terminal and is stopped now; None otherwise."""
+        """The same, of a command that is stopped now."""
+
+    def note(self) -> Running | None:
+        """What there is to say of the command while it is at work; None when it has ended already."""
 
     def kill_all(self) -> None:
         """Kill whatever is left of the command and wait until it is gone; repeatable."""
@@ -80,34 +101,65 @@ class Sandboxed:
         assert command.sandbox is not None
         sandboxes.program()
         self._status_fd, write_fd = os.pipe()
+        block_fd, self._release_fd = os.pipe()
         self._said = b""
         self._init_fd = -1
         self._command_fd = -1
         self._killed = False
+        self._outlet: Outlet | None = None
+        self._group: Group | None = None
         # A process group of goexfs does not exist in the PID namespace: a shell that wants to give the terminal back to
         # the group it was started in would fail.  So a command in the terminal begins with a group of its own.
         self._own_group = command.stdin is None and has_foreground()
-        argv = [
-            *_launcher("ignore", SHIELDED),
-            *command.sandbox.arguments(cwd=command.cwd, status_fd=write_fd),
-            *_launcher(
-                "foreground" if self._own_group else "default",
-                [n for n in SHIELDED if signal.getsignal(n) != signal.SIG_IGN],
-                command.argv[0],
-            ),
-            *command.argv,
-        ]
+        refused: Filter | None = None
         try:
+            refused = compile_filter(user_namespaces=command.sandbox.user_namespaces)
+            argv = [
+                *_launcher("ignore", SHIELDED),
+                *command.sandbox.arguments(
+                    cwd=command.cwd, status_fd=write_fd, filter_fd=refused.fd, block_fd=block_fd
+                ),
+                *_launcher(
+                    "foreground" if self._own_group else "default",
+                    [n for n in SHIELDED if signal.getsignal(n) != signal.SIG_IGN],
+                    command.argv[0],
+                ),
+                *command.argv,
+            ]
             self.popen = subprocess.Popen(
                 argv, stdin=command.stdin, stdout=command.stdout, stderr=command.stderr, env=command.env,
-                pass_fds=(write_fd,), cwd="/",
+                pass_fds=(write_fd, refused.fd, block_fd), cwd="/",
             )  # fmt: skip
         except BaseException:
             os.close(self._status_fd)
+            os.close(self._release_fd)
             raise
         finally:
             os.close(write_fd)
-        self._await_init()
+            os.close(block_fd)
+            if refused is not None:
+                refused.close()
+        try:
+            self._await_init()
+            self._set_bounds(command)
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                os.write(self._release_fd, b"\n")
+        except BaseException:
+            self.kill_all()
+            raise
+        finally:
+            os.close(self._release_fd)
+
+    def _set_bounds(self, command: Command) -> None:
+        """While nothing but bubblewrap itself is at work inside."""
+        init = self._init_pid()
+        if init is None:
+            return  # it ends, and ``status`` says why
+        self._group = limits.bound(init, command.run_id, command.processes)
+        if command.hosts:
+            from goexfs.session.outlet import Outlet
+
+            self._outlet = Outlet(init, command.hosts)
 
     def _await_init(self) -> None:
         """Wait for bubblewrap to name process 1 inside: while it is surely not another process of the same number."""
@@ -151,10 +203,23 @@ class Sandboxed:
         init = self._init_pid()
         return processes.first_child(init, inner_pid=2) if init is not None else None
 
-    def stopped(self) -> int | None:
+    def group(self) -> int | None:
         """See `Child`: the command leads its group."""
-        pid = self._command_pid() if self._own_group else None
+        return self._command_pid() if self._own_group else None
+
+    def stopped(self) -> int | None:
+        """See `Child`."""
+        pid = self.group()
         return pid if pid is not None and (processes.status_field(pid, "State") or "").startswith("T") else None
+
+    def note(self) -> Running | None:
+        """See `Child`."""
+        init = self._init_pid()
+        born = None if init is None else processes.born(init)
+        if init is None or born is None:
+            return None
+        freezer = self._group.freezer if self._group is not None else None
+        return Running(os.getpid(), init, born, True, None if freezer is None else str(freezer))
 
     def kill_all(self) -> None:
         """Kill process 1, and with it the whole PID namespace, and wait until all of it is gone."""
@@ -179,6 +244,12 @@ class Sandboxed:
             if getattr(self, name) >= 0:
                 os.close(getattr(self, name))
                 setattr(self, name, -1)
+        if self._outlet is not None:
+            self._outlet.close()
+            self._outlet = None
+        if self._group is not None:
+            self._group.remove()
+            self._group = None
 
     def status(self, returncode: int) -> int:
         """What bubblewrap reported of the command; a failure of its own is a ``SandboxError``."""
@@ -216,9 +287,18 @@ class Plain:
         """Signal the command."""
         self.popen.send_signal(number)
 
+    def group(self) -> int | None:
+        """See `stopped`."""
+        return None
+
     def stopped(self) -> int | None:
         """It shares the group of goexfs: the terminal stops both at once."""
         return None
+
+    def note(self) -> Running | None:
+        """See `Child`."""
+        born = processes.born(self.popen.pid)
+        return None if born is None else Running(os.getpid(), self.popen.pid, born, False, None)
 
     def kill_all(self) -> None:
         """Kill the command, its descendants, and those of them that were orphaned meanwhile."""

@@ -16,6 +16,7 @@ from goexfs.session.account import Account
 from goexfs.session.activity import Activity
 from goexfs.session.errors import ServerError
 from goexfs.session.history import Past
+from goexfs.session.onto import Onto, resolver
 from snapshots.base import BaseTree
 from snapshots.errors import BaseError, RunBusy, RunState
 from snapshots.names import readable
@@ -25,6 +26,7 @@ from snapshots.store import Store
 if TYPE_CHECKING:
     from goexfs.policy.rules import Policy
     from goexfs.session.effects import RunEffects, Wish
+    from goexfs.session.onto import Choices
     from snapshots.choosing import Selection
     from snapshots.diff import Change
     from snapshots.hunks import Parts
@@ -40,7 +42,7 @@ EXACT_COUNT_LIMIT = 500
 _EXIT_SECONDS = 30.0
 
 
-class RunHandle(Past, Account, Activity):
+class RunHandle(Past, Account, Activity, Onto):
     """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
 
     def __init__(self, store: Store, record: Run) -> None:
@@ -265,7 +267,7 @@ class RunHandle(Past, Account, Activity):
         return Rejections(self._store, self.id).list()
 
     @property
-    def effects(self) -> "RunEffects":
+    def effects(self) -> "RunEffects":  # type: ignore[override]
         """What the run did, or wants done, outside the filesystem."""
         from goexfs.session.effects import RunEffects
 
@@ -274,14 +276,19 @@ class RunHandle(Past, Account, Activity):
     def merge(
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
+        resolve: "Choices | None" = None, check_reads: bool = False,
     ) -> "MergeResult":  # fmt: skip
         """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
 
         With ``choose`` only the changes that it accepts, with ``hunks`` only these parts; the run is kept then, with
         the others.  ``verify`` are shell commands that have to succeed over the result, before the base is touched.
 
-        ``effects`` is what becomes of those that are pending: ``refuse`` (the default: ``EffectsPending``), ``run`` them
-        after the merge, or ``skip`` (the default for a part): they stay pending.  ``EffectFailed`` comes after the merge.
+        ``resolve`` says what becomes of conflicts that are left when texts are merged: ``"ours"`` (the base's version),
+        ``"theirs"`` (the run's), ``"markers"``, patterns by these words, or a function.  With ``check_reads`` a file that
+        the run only read, and that has changed in the base since, is a conflict, too.
+
+        ``effects`` is what becomes of those that are pending: ``refuse`` (the default: ``EffectsPending``), ``run``
+        them after the merge, or ``skip`` (the default for a part): they stay pending.  ``EffectFailed`` comes after it.
 
         Raises ``Conflict``, ``MergeError``, ``SelectionRefused`` or ``VerificationFailed`` (then nothing was applied),
         ``RunBusy`` while it is mounted, ``RunState`` when there is nothing to merge any more.
@@ -308,8 +315,9 @@ class RunHandle(Past, Account, Activity):
 
         screen = Screen(self._store, record)
         result = merge(
-            self._store, record, dry_run=dry_run, choose=choose, hunks=hunks, gate=gate, screen=screen
-        )
+            self._store, record, dry_run=dry_run, choose=choose, hunks=hunks, gate=gate, screen=screen,
+            resolve=resolver(resolve), check_reads=check_reads,
+        )  # fmt: skip
         if wish == "run" and not dry_run:
             self.effects.run()
         return result
@@ -318,8 +326,8 @@ class RunHandle(Past, Account, Activity):
         """Free everything that only this run held; with ``forget`` its record goes too: nothing remains.
 
         What the run did outside is undone before (``undo`` says where; ``skip``: it is not), and what it deferred is
-        dropped.  Raises ``EffectFailed`` when that could not be done: the run is kept then.  Raises ``RunBusy`` while it is
-        mounted, ``RunState`` when it has been merged or discarded.
+        dropped.  Raises ``EffectFailed`` when that could not be done: the run is kept then.  Raises ``RunBusy`` while
+        it is mounted, ``RunState`` when it has been merged or discarded.
         """
         record = self._settled("discard")
         if not record.is_live:

@@ -16,6 +16,7 @@ import signal
 import time
 from typing import NamedTuple
 
+from goexfs.session import activity, roster
 from goexfs.session.arrivals import Arrivals
 from goexfs.session.children import Child, Command, Plain, Sandboxed
 from goexfs.session.terminal import hand_over, has_foreground, terminal_restored
@@ -52,15 +53,22 @@ def run(command: Command, *, timeout: float | None = None, grace: float = GRACE_
     with terminal_restored(), Arrivals(FORWARDED) as signals:
         child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
         try:
-            return _Wait(child, signals, timeout, grace).end()
+            if command.directory is not None and (running := child.note()) is not None:
+                roster.begin(command.directory, running)
+            return _Wait(command, child, signals, timeout, grace).end()
         finally:
             child.kill_all()
+            if command.directory is not None:
+                roster.end(command.directory)
 
 
 class _Wait:
     """The wait for a child: reaps it, forwards signals, counts the grace and the time limit."""
 
-    def __init__(self, child: Child, signals: Arrivals, timeout: float | None, grace: float) -> None:
+    def __init__(
+        self, command: Command, child: Child, signals: Arrivals, timeout: float | None, grace: float
+    ) -> None:
+        self._command = command
         self._child = child
         self._signals = signals
         self._grace = grace
@@ -68,6 +76,8 @@ class _Wait:
         self._end_at = None if timeout is None else time.monotonic() + timeout
         self._deadly: int | None = None
         self._in_terminal = has_foreground()
+        self._lent = False
+        """whether goexfs itself has the terminal while the command is paused"""
 
     def end(self) -> Ended:
         """Wait to the end."""
@@ -94,8 +104,20 @@ class _Wait:
         arrived = self._signals.next(pidfd, min(due, default=None))
         if arrived is not None:
             self._forward(*arrived)
-        elif self._in_terminal and (group := self._child.stopped()) is not None:
+        elif self._in_terminal and not self._watch_pause() and (group := self._child.stopped()) is not None:
             self._suspend(group)
+
+    def _watch_pause(self) -> bool:
+        """Whether the command is paused (``goexfs pause``).
+
+        It would not hear a Ctrl-C then, so goexfs takes the terminal for that long and does what is to be done.
+        """
+        paused = self._command.directory is not None and activity.is_paused(self._command.directory)
+        group = self._child.group() if paused != self._lent else None
+        if group is not None:
+            hand_over(os.getpgrp() if paused else group, only_from=group if paused else os.getpgrp())
+            self._lent = paused
+        return paused
 
     def _suspend(self, group: int) -> None:
         """The user stopped the command: stop too, for the shell that waits for this process, and go on together."""
@@ -108,6 +130,10 @@ class _Wait:
             pass
 
     def _forward(self, number: int, by_terminal: bool) -> None:
+        if self._command.directory is not None and activity.is_paused(self._command.directory):
+            by_terminal = False  # the command was not in the foreground
+            activity.resume(self._command.directory, self._command.run_id)
+            self._watch_pause()
         # A terminal that is closed tells the leader of its session only; any other signal it gives to the whole group.
         if not by_terminal or (number == signal.SIGHUP and os.getsid(0) == os.getpid()):
             self._child.send(number)

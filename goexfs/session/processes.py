@@ -83,6 +83,16 @@ def status_field(pid: int, field: str) -> str | None:
     return None
 
 
+def born(pid: int) -> int | None:
+    """When the process began, in the kernel's ticks since the machine did; None when it is gone or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # the name before it may hold anything
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
 def ignores_all(pid: int, signals: Iterable[int]) -> bool:
     """Whether the process ignores every one of the signals."""
     mask = int(status_field(pid, "SigIgn") or "0", 16)
@@ -115,12 +125,12 @@ def kill_descendants(popen: "subprocess.Popen[bytes]", run_id: str, timeout: flo
     """
     deadline = time.monotonic() + timeout
     while True:
-        family = _descendants(popen.pid) if popen.poll() is None else []
+        family = descendants(popen.pid) if popen.poll() is None else []
         if popen.returncode is None:
             family.append(popen.pid)
         orphans = _orphans(run_id, popen.pid)
         for orphan in orphans:
-            family += [*_descendants(orphan), orphan]
+            family += [*descendants(orphan), orphan]
         for pid in family:
             _kill(pid)
         for orphan in orphans:
@@ -131,13 +141,19 @@ def kill_descendants(popen: "subprocess.Popen[bytes]", run_id: str, timeout: flo
     _plain_children.discard(popen.pid)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Every living process below ``pid``, deepest first."""
     found: list[int] = []
     for child in children(pid):
         if status_field(child, "State") not in (None, "Z (zombie)"):
-            found += [*_descendants(child), child]
+            found += [*descendants(child), child]
     return found
+
+
+def marked(run_id: str) -> list[int]:
+    """Living processes that carry the run's mark in their environment, as far as this user may look."""
+    mark = b"GOEXFS_RUN=" + run_id.encode()
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and mark in _environment(int(name))]
 
 
 def _orphans(run_id: str, command: int) -> list[int]:

@@ -3,24 +3,35 @@
 Owns the layout (DESIGN section 9) and the explanation when bubblewrap does not work here.  Starts no command of the
 user's (see ``process``) and knows no store: it is told what to hide.  Any thread.
 
-The overlay is bound over the base's own path; the rest of the host is there read-only, except for a private ``/tmp``
-and ``/var/tmp``, fresh ``/dev`` and ``/proc``, the store (an empty directory in its place) and what the user opened
-with ``rw``.  Where the base holds one of these places, the overlay is what the command sees there.
+The overlay is bound over the base's own path; the rest of the host is there read-only, except for a private ``/tmp``,
+``/var/tmp`` and ``/run``, fresh ``/dev`` and ``/proc``, what is hidden (empty, read-only directories and files in its
+place), and what the user opened with ``rw``.  Where the base holds one of these places, the overlay is what the
+command sees there; not so with ``/`` as the base.
+
+A read-only mount does not keep anybody from connecting to a socket in it.  So the sockets of the host that a process
+listens at when the sandbox is made have a null device in their place, wherever they would be seen.
 """
 
 import os
 import shutil
+import stat
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from goexfs.session.channel import INSIDE
 from goexfs.session.errors import SandboxError
 from goexfs.session.view import Region, View, is_inside
 from snapshots.names import readable
 
 PRIVATE = (b"/tmp", b"/var/tmp")
 FRESH = (b"/dev", b"/proc")
+RUN = b"/run"
+
+_SHOWN_IN_RUN = (b"/run/current-system", b"/run/booted-system", b"/run/wrappers", b"/run/opengl-driver")
+"""Programs and libraries, where a distribution keeps them there; no sockets."""
 
 ROOT_CAPABILITIES = (
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
@@ -31,6 +42,23 @@ ROOT_CAPABILITIES = (
 without CAP_DAC_READ_SEARCH it cannot reach the store by file handle."""
 
 
+class Part(NamedTuple):
+    """A further base of the same run."""
+
+    base: bytes
+    mountpoint: bytes
+
+
+class _Mount(NamedTuple):
+    """One mount of the sandbox, in the order of mounting."""
+
+    path: bytes
+    source: bytes | None
+    """on the host; None: a fresh, empty directory"""
+    options: tuple[bytes, ...]
+    """of bubblewrap"""
+
+
 @dataclass(frozen=True)
 class Sandbox:
     """What the command is to see.  Every path is absolute, normal and free of symlinks."""
@@ -39,88 +67,150 @@ class Sandbox:
     mountpoint: bytes
     """where the overlay is mounted on the host"""
     hidden: tuple[bytes, ...] = ()
-    """directories outside the base that are empty inside: the store"""
+    """directories outside the base that are empty inside, whatever else is wished: the store"""
     rw: tuple[bytes, ...] = ()
     """host paths that may be written to; checked by ``writable_paths``"""
     network: bool = True
+    """whether it is the host's; otherwise there is a loopback device and nothing else"""
+    ro: tuple[bytes, ...] = ()
+    """paths that may only be read, also inside those of ``rw`` and inside a base; they are seen where they are"""
+    empty: tuple[bytes, ...] = ()
+    """files and directories of the host that are empty inside, but for what ``rw`` and ``ro`` name"""
+    parts: tuple[Part, ...] = ()
+    """further bases of the same run"""
+    channel: bytes | None = None
+    """the socket of the agent's channel on the host; None: there is none"""
+    user_namespaces: bool = False
+    """whether the command may make some: see ``syscalls``"""
 
     def view(self) -> View:
         """The same layout as a mapping of paths."""
-        regions = [Region(b"/", b"/")]
-        regions += [Region(path, path) for path in FRESH]
-        regions += [Region(path, None) for path in self._private()]
-        regions += [Region(path, path) for path in self.rw]
-        regions.append(Region(self.base, self.mountpoint))
-        if self.base == b"/":
-            regions += [Region(path, path) for path in (*FRESH, b"/sys")]
-        regions += [Region(path, None) for path in self._covered()]
-        return View(tuple(regions))
+        return View(tuple(Region(mount.path, mount.source) for mount in self._mounts()))
 
-    def arguments(self, *, cwd: bytes, status_fd: int) -> list[bytes]:
-        """The ``bwrap`` command line up to and including ``--``; ``status_fd`` gets its JSON lines."""
-        whole = self.base == b"/"
-        argv = [b"bwrap", b"--die-with-parent", b"--unshare-pid", b"--json-status-fd", b"%d" % status_fd]
+    def arguments(
+        self, *, cwd: bytes, status_fd: int, filter_fd: int | None = None, block_fd: int | None = None
+    ) -> list[bytes]:
+        """The ``bwrap`` command line up to and including ``--``; ``status_fd`` gets its JSON lines.
+
+        ``filter_fd`` holds a filter of system calls; until something can be read from ``block_fd`` nothing is started.
+        """
+        argv = [b"bwrap", b"--die-with-parent", b"--unshare-pid", b"--unshare-ipc"]
+        argv += [b"--json-status-fd", b"%d" % status_fd]
+        if filter_fd is not None:
+            argv += [b"--seccomp", b"%d" % filter_fd]
+        if block_fd is not None:
+            argv += [b"--block-fd", b"%d" % block_fd]
         if not self.network:
             argv.append(b"--unshare-net")
         if os.geteuid() == 0:
             argv += [b"--cap-drop", b"ALL"]
             for capability in ROOT_CAPABILITIES:
                 argv += [b"--cap-add", capability.encode()]
-        if whole:
-            argv += [b"--bind", self.mountpoint, b"/", b"--ro-bind", b"/sys", b"/sys"]
-        else:
-            argv += [b"--ro-bind", b"/", b"/"]
-        argv += [b"--dev", b"/dev", b"--proc", b"/proc"]
-        for path in self._private():
-            argv += [b"--perms", b"1777", b"--tmpfs", path]
-        for path in self.rw:
-            argv += [b"--bind", path, path]
-        if not whole:
-            argv += [b"--bind", self.mountpoint, self.base]
-        for path in self._covered():
-            argv += [b"--perms", b"0700", b"--tmpfs", path, b"--remount-ro", path]
+        for mount in self._mounts():
+            argv += mount.options
+        if self.channel is not None:
+            argv += [b"--bind", self.channel, INSIDE]
+        for path in self._emptied():
+            if not os.path.isdir(path):
+                continue
+            argv += [b"--remount-ro", path]
+        for path in self._listening():
+            argv += [b"--ro-bind", b"/dev/null", path]
         return [*argv, b"--chdir", cwd, b"--"]
 
-    def _private(self) -> list[bytes]:
-        return [path for path in PRIVATE if not is_inside(path, self.base) and os.path.isdir(path)]
+    def _mounts(self) -> list[_Mount]:
+        """All but the sockets, in the order in which they are made."""
+        mounts = [_bound(b"/", b"/", b"--ro-bind") if self.base != b"/" else _bound(b"/", self.mountpoint, b"--bind")]
+        if self.base == b"/":
+            mounts.append(_bound(b"/sys", b"/sys", b"--ro-bind"))
+        mounts += [_Mount(b"/dev", b"/dev", (b"--dev", b"/dev")), _Mount(b"/proc", b"/proc", (b"--proc", b"/proc"))]
+        mounts += [_fresh(path, b"1777") for path in PRIVATE if self._is_private(path)]
+        if self._is_private(RUN):
+            mounts += self._run()
+        wishes = [(path, _fresh(path, b"0700") if os.path.isdir(path) else _null(path)) for path in self._emptied()]
+        wishes += [(path, _bound(path, path, b"--bind")) for path in self.rw]
+        wishes += [(path, _bound(path, path, b"--ro-bind")) for path in self.ro if self._in_base(path) is None]
+        mounts += [mount for _path, mount in sorted(wishes)]  # a directory before what is below it
+        overlays = sorted((Part(self.base, self.mountpoint), *self.parts))
+        mounts += [_bound(part.base, part.mountpoint, b"--bind") for part in overlays if part.base != b"/"]
+        for path in self.ro:
+            part = self._in_base(path)
+            if part is not None:
+                mounts.append(_bound(path, os.path.join(part.mountpoint, path[len(part.base) + 1 :]), b"--ro-bind"))
+        shown = View(tuple(Region(mount.path, mount.source) for mount in mounts))
+        for path in self.hidden:
+            if self._in_base(path) is None and shown.source(path) is not None:
+                mounts.append(_Mount(path, None, (*_fresh(path, b"0700").options, b"--remount-ro", path)))
+        return mounts
 
-    def _covered(self) -> list[bytes]:
-        """Hidden directories that would otherwise show: not those that a private directory hides anyway, nor those
-        inside the base, which the overlay itself hides."""
-        private = [Region(path, None) for path in self._private()]
-        shown = View((Region(b"/", b"/"), *private, *(Region(path, path) for path in self.rw)))
-        return [path for path in self.hidden if not is_inside(path, self.base) and shown.source(path) is not None]
+    def _run(self) -> Iterator[_Mount]:
+        """A private ``/run``, and what has to be there."""
+        yield _fresh(RUN, b"0755")
+        names = os.path.realpath(b"/etc/resolv.conf")
+        for path in (*_SHOWN_IN_RUN, *([names] if self.network else [])):
+            if is_inside(path, RUN) and os.path.exists(path):
+                yield _bound(path, path, b"--ro-bind")
+        own = b"/run/user/%d" % os.getuid()
+        if os.path.isdir(own):
+            yield _fresh(own, b"0700")
+
+    def _is_private(self, path: bytes) -> bool:
+        """Whether this place of the host is replaced: not where the base holds it, nor where there is none."""
+        return self._in_base(path) is None and os.path.isdir(path) and not os.path.islink(path)
+
+    def _in_base(self, path: bytes) -> Part | None:
+        """The base that the overlay shows ``path`` in; with ``/`` as the base, everything else comes first."""
+        for part in (Part(self.base, self.mountpoint), *self.parts):
+            if part.base != b"/" and is_inside(path, part.base):
+                return part
+        return None
+
+    def _emptied(self) -> list[bytes]:
+        given = {*self.rw, *self.ro}
+        return [path for path in self.empty if path not in given and self._in_base(path) is None]
+
+    def _listening(self) -> list[bytes]:
+        """Sockets of the host that the command would see, but for those that the user opened."""
+        view = self.view()
+        opened = (*self.rw, *self.ro)
+        return [
+            path
+            for path in listening_sockets()
+            if view.source(path) == path and not any(is_inside(path, place) for place in opened)
+        ]
 
 
-def writable_paths(
-    paths: Iterable[str | bytes | os.PathLike[str]], *, base: bytes, hidden: tuple[bytes, ...]
-) -> tuple[bytes, ...]:
-    """The ``--rw`` paths made canonical; raises ``SandboxError`` for one that would open the base or the store."""
-    found = []
-    for given in paths:
-        path = os.path.realpath(os.fsencode(given))
-        if not os.path.exists(path):
-            raise SandboxError(f"the writable path {readable(os.fsencode(given))} does not exist; create it first")
-        if is_inside(path, base):
-            raise SandboxError(f"the writable path {readable(path)} is inside the base, which only a merge writes to")
-        if path == b"/":
-            raise SandboxError("/ cannot be writable: nothing would be confined; name the directories that are needed")
-        if any(is_inside(path, place) for place in hidden):
-            raise SandboxError(f"the writable path {readable(path)} is inside the store")
-        found.append(path)
-    return tuple(sorted(found))  # a directory before what is below it
+def _bound(path: bytes, source: bytes, option: bytes) -> _Mount:
+    return _Mount(path, source, (option, source, path))
 
 
-def environment(env: Mapping[bytes, bytes], *, run_id: str, base: bytes, sandbox: Sandbox | None) -> dict[bytes, bytes]:
-    """The command's environment: the caller's, ``GOEXFS_RUN``, ``GOEXFS_BASE``, and a ``TMPDIR`` that can be used."""
-    child = {**env, b"GOEXFS_RUN": run_id.encode(), b"GOEXFS_BASE": base}
-    child.pop(b"GOEXFS_HOME", None)  # the store is not there
-    for name in (b"TMPDIR", b"TMP", b"TEMP"):
-        if sandbox is not None and name in child:
-            places = (base, *sandbox.rw)
-            if child[name] not in PRIVATE and not any(is_inside(os.path.normpath(child[name]), p) for p in places):
-                child[name] = b"/tmp"
-    return child
+def _fresh(path: bytes, mode: bytes) -> _Mount:
+    return _Mount(path, None, (b"--perms", mode, b"--tmpfs", path))
+
+
+def _null(path: bytes) -> _Mount:
+    return _Mount(path, b"/dev/null", (b"--ro-bind", b"/dev/null", path))
+
+
+def listening_sockets() -> list[bytes]:
+    """Where in the filesystem somebody listens now, as far as this user can see; canonical paths."""
+    found = set()
+    try:
+        with open("/proc/net/unix", "rb") as file:
+            for line in file:
+                path = line.rstrip(b"\n")[line.find(b" /") + 1 :] if b" /" in line else b""
+                if path and _is_socket(path):
+                    found.add(os.path.realpath(path))
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def _is_socket(path: bytes) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def program() -> bytes:

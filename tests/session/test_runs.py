@@ -12,7 +12,7 @@ import pytest
 import goexfs
 from goexfs.fuse import device
 from goexfs.fuse.errors import MountpointUnusable
-from goexfs.session import RunStore
+from goexfs.session import Confinement, RunStore
 from goexfs.session.errors import (
     BaseReplaced,
     CommandNotExecutable,
@@ -169,11 +169,11 @@ def test_a_store_outside_tmp_is_empty_inside(fresh_base: Path) -> None:
 def test_writable_paths_and_network(store: RunStore, fresh_base: Path, area: Path) -> None:
     (area / "extra").mkdir()
     with store.start(fresh_base) as run:
-        assert run.exec(["touch", str(area / "extra/made")], rw=[area / "extra"]).returncode == 0
+        assert run.exec(["touch", str(area / "extra/made")], confinement=Confinement.of(rw=[area / "extra"])).returncode == 0
         assert (area / "extra/made").exists()
         with pytest.raises(SandboxError):
-            run.exec(["true"], rw=[fresh_base / "src"])
-        out = run.exec(["cat", "/proc/net/dev"], network=False, capture=True)
+            run.exec(["true"], confinement=Confinement.of(rw=[fresh_base / "src"]))
+        out = run.exec(["cat", "/proc/net/dev"], confinement=Confinement.of(net="off"), capture=True)
         assert [line.split(b":")[0].strip() for line in out.stdout.splitlines()[2:]] == [b"lo"]
 
 
@@ -241,7 +241,7 @@ def test_a_run_ends_although_another_sandbox_holds_a_copy_of_its_mount(
     run = store.start(fresh_base)
     other = program(
         "with store.start(base) as run:\n"
-        f"  run.exec(['sh', '-c', 'touch {area}/ready; sleep 60'], rw=[{str(area)!r}])\n"
+        f"  run.exec(['sh', '-c', 'touch {area}/ready; sleep 60'], confinement=goexfs.Confinement.of(rw=[{str(area)!r}]))\n"
     )  # fmt: skip
     assert eventually((area / "ready").exists, within=20)
     with open(run.mountpoint / "dirty", "wb") as file:
@@ -386,10 +386,10 @@ def test_a_name_is_used_once(store: RunStore, fresh_base: Path) -> None:
 def test_slash_as_base(store: RunStore, goexfs_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     with store.start("/", allow_nested=True) as run:
-        script = f"pwd; echo x > /etc/goexfs-test; cat /etc/goexfs-test; ls -A {goexfs_home.parent}"
+        script = f"pwd; echo x > /etc/goexfs-test; cat /etc/goexfs-test; ls -A /tmp {goexfs_home}"
         out = run.exec(["sh", "-c", script], capture=True)
-        assert out.returncode == 0, out
-        assert out.stdout == b"/\nx\n", out
+        assert out.returncode != 0 and b"cannot access" in out.stderr, "the store is not there"
+        assert out.stdout == b"/\nx\n/tmp:\n", "and /tmp is private"
         assert not Path("/etc/goexfs-test").exists()
 
 

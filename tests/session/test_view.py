@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
-from goexfs.session.sandbox import Sandbox, environment, writable_paths
+from goexfs.session.confinement import writable_paths
+from goexfs.session.sandbox import Sandbox
+from goexfs.session.variables import for_command
 from goexfs.session.view import HOST, find_command
 
 
@@ -102,8 +104,8 @@ def test_writable_paths_that_would_open_what_is_closed(places: dict[str, Path], 
     (area / "link").symlink_to(places["base"] / "below")
     for path in (places["base"], area / "link", places["store"], "/", area / "missing"):
         with pytest.raises(SandboxError):
-            writable_paths([path], base=base, hidden=(store,))
-    assert writable_paths([places["tools"], area], base=base, hidden=(store,)) == (
+            writable_paths([path], bases=(base,), hidden=(store,))
+    assert writable_paths([places["tools"], area], bases=(base,), hidden=(store,)) == (
         os.fsencode(area), os.fsencode(places["tools"]),
     )  # fmt: skip
 
@@ -111,7 +113,7 @@ def test_writable_paths_that_would_open_what_is_closed(places: dict[str, Path], 
 def test_the_environment(places: dict[str, Path]) -> None:
     box = sandbox(places)
     given = {b"GOEXFS_HOME": b"/x", b"TMPDIR": b"/home/me/tmp", b"HOME": b"/home/me"}
-    child = environment(given, run_id="r", base=box.base, sandbox=box)
+    child = for_command(given, run_id="r", base=box.base, sandbox=box)
     assert child == {b"GOEXFS_RUN": b"r", b"GOEXFS_BASE": box.base, b"TMPDIR": b"/tmp", b"HOME": b"/home/me"}
-    plain = environment(given, run_id="r", base=box.base, sandbox=None)
+    plain = for_command(given, run_id="r", base=box.base, sandbox=None)
     assert plain[b"TMPDIR"] == b"/home/me/tmp"
