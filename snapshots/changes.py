@@ -24,6 +24,8 @@ class Status(StrEnum):
     DELETED = "D"
     RENAMED = "R"
     """of a directory: with everything below it that has no change of its own"""
+    COPIED = "C"
+    """a new file that equals another one; found by ``moves`` only"""
     TYPE_CHANGED = "T"
     ATTRS_CHANGED = "X"
 
@@ -84,7 +86,7 @@ class Change:
     path: bytes
     """in the run; of a deletion in the base"""
     old_path: bytes | None
-    """of a rename: the path in the base; else None"""
+    """of a rename or copy: the path in the base; else None"""
     before: Side | None
     """None for what was added"""
     after: Side | None
@@ -95,12 +97,15 @@ class Change:
     """which of mode, uid, gid, xattrs, mtime and links (hard links broken or made) differ between the sides"""
     link_to: bytes | None = None
     """another path in the run of the same file, of which this path became a hard link; else None"""
+    by_content: bool = False
+    """of a rename or copy: only equal content tells (see ``moves``), not the identity of the node"""
 
 
-_KINDS = {
+KINDS = {
     stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symlink", stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket", stat.S_IFCHR: "character device", stat.S_IFBLK: "block device",
 }
+"""Type bits -> what people call it."""
 
 
 def as_json(change: Change) -> dict[str, Any]:
@@ -111,12 +116,18 @@ def as_json(change: Change) -> dict[str, Any]:
     fields: dict[str, Any] = {"status": str(change.status), **text_fields("path", change.path)}
     if change.old_path is not None:
         fields.update(text_fields("old_path", change.old_path))
+        fields["found_by"] = "content" if change.by_content else "identity"
     if change.link_to is not None:
         fields.update(text_fields("link_to", change.link_to))
     fields["content_changed"] = change.content_changed
     fields["attrs"] = list(change.attrs)
     fields["before"] = _side_json(change.before)
     fields["after"] = _side_json(change.after)
+    if "xattrs" in change.attrs or change.before is None:
+        from snapshots.remarks import xattrs_json
+
+        if xattrs := xattrs_json(change):
+            fields["xattrs"] = xattrs
     return fields
 
 
@@ -124,8 +135,8 @@ def _side_json(side: Side | None) -> dict[str, Any] | None:
     if side is None:
         return None
     fields: dict[str, Any] = {
-        "kind": _KINDS.get(side.kind, "unknown"), "mode": f"{side.mode:06o}", "uid": side.uid, "gid": side.gid,
-        "size": side.size, "mtime_ns": side.mtime_ns,
+        "kind": KINDS.get(side.kind, "unknown"), "mode": f"{side.mode:06o}", "uid": side.uid, "gid": side.gid,
+        "size": side.size, "mtime_ns": side.mtime_ns, "links": side.nlink,
     }
     if side.target is not None:
         fields.update(text_fields("target", side.target))

@@ -32,6 +32,22 @@ def carried(xattrs: dict[bytes, bytes]) -> dict[bytes, bytes]:
     return {name: value for name, value in xattrs.items() if name not in _LABELS}
 
 
+def attrs_between(before: Side, after: Side, *, times: bool, xattrs: bool = True) -> tuple[str, ...]:
+    """The names of the attributes that differ, links aside; mtimes only with ``times``."""
+    found = []
+    if before.kind != stat.S_IFLNK and stat.S_IMODE(before.mode) != stat.S_IMODE(after.mode):
+        found.append("mode")
+    if before.uid != after.uid:
+        found.append("uid")
+    if before.gid != after.gid:
+        found.append("gid")
+    if xattrs and carried(before.xattrs) != carried(after.xattrs):
+        found.append("xattrs")
+    if times and before.mtime_ns != after.mtime_ns:
+        found.append("mtime")
+    return tuple(found)
+
+
 class Sides:
     """Makes sides of base inodes and of places of the run."""
 
@@ -121,22 +137,12 @@ class Sides:
 
     def attrs_that_differ(self, before: Side, after: Side, place: Place, *, times: bool) -> tuple[str, ...]:
         """The names of the attributes that differ; mtimes only with ``times``."""
-        found = []
-        if before.kind != stat.S_IFLNK and stat.S_IMODE(before.mode) != stat.S_IMODE(after.mode):
-            found.append("mode")
-        if before.uid != after.uid:
-            found.append("uid")
-        if before.gid != after.gid:
-            found.append("gid")
         entry = place.entry
         unasked = before.node == after.node and (entry is None or not entry.changed & Changed.XATTRS)
-        if not unasked and carried(before.xattrs) != carried(after.xattrs):
-            found.append("xattrs")
-        if times and before.mtime_ns != after.mtime_ns:
-            found.append("mtime")
+        found = attrs_between(before, after, times=times, xattrs=not unasked)
         if not before.is_dir and before.node != after.node and (before.nlink > 1 or after.nlink > 1):
-            found.append("links")
-        return tuple(found)
+            found += ("links",)
+        return found
 
 
 def _size(entry: Entry) -> int:

@@ -5,22 +5,24 @@ store: it reads the sides of the changes it is given, while their base and store
 
 What the format cannot say: empty directories are left out; owners, extended attributes, hard links, modes other than
 the executable bit, and the comings and goings of devices, FIFOs and sockets are comment lines (``# …``), which both
-programs skip.  Changed symlinks, binary files, and a file that takes the place of a directory (or the reverse) are
-beyond ``patch``, and only ``git apply`` takes them.
+programs skip (``remarks`` words them).  Changed symlinks, binary files, and a file that takes the place of a directory
+(or the reverse) are beyond ``patch``, and only ``git apply`` takes them.
 """
 
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from snapshots.basepaths import is_below
 from snapshots.changes import Change, Side, Status
 from snapshots.errors import BaseChanged
-from snapshots.names import readable
+from snapshots.remarks import ranges_text, remarks, written_ranges
 
 LARGE = 64 << 20
 """Bytes above which a file is not read: only that it differs is said (``git apply`` then refuses that part)."""
 
 _ABSENT = "0" * 40
+_SHORT = 10
+"""Digits of an id for people; a patch has all of them, which binary parts need and nothing minds."""
 _EMPTY_BLOB = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 _ESCAPES = {
     0x07: b"\\a", 0x08: b"\\b", 0x09: b"\\t", 0x0A: b"\\n", 0x0B: b"\\v", 0x0C: b"\\f", 0x0D: b"\\r",
@@ -28,13 +30,19 @@ _ESCAPES = {
 }
 
 
-def patch(changes: Iterable[Change], *, binary: bool = True, context: int = 3, large: int = LARGE) -> Iterator[bytes]:
+View = Callable[[bytes, Side | None, Side | None], bytes | None]
+"""What to show of a file (its path and two sides) instead of hunks; None for the hunks."""
+
+
+def patch(
+    changes: Iterable[Change], *, binary: bool = True, context: int = 3, large: int = LARGE, view: View | None = None
+) -> Iterator[bytes]:
     """The patch, piece by piece (one file each or less).
 
     Renamed directories become renames of the files in them.  Without ``binary``, binary files are only said to
-    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.
+    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.  With ``view`` it is for people only.
     """
-    writer = _Writer(binary, context, large)
+    writer = _Writer(binary, context, large, view)
     for change in _in_order(_files(list(changes))):
         yield from writer.change(change)
 
@@ -59,7 +67,7 @@ def quoted(path: bytes) -> bytes:
 
 def _files(changes: Sequence[Change]) -> list[Change]:
     """The changes with every renamed directory replaced by renames of the files that no other change is about."""
-    told = {change.before.path for change in changes if change.before is not None}
+    told = {c.before.path for c in changes if c.before is not None and c.status is not Status.COPIED}
     result: list[Change] = []
     for change in changes:
         before, after = change.before, change.after
@@ -109,7 +117,8 @@ def _git_mode(side: Side) -> bytes | None:
 
 
 class _Writer:
-    def __init__(self, binary: bool, context: int, large: int) -> None:
+    def __init__(self, binary: bool, context: int, large: int, view: View | None) -> None:
+        self._view = view
         self._binary = binary
         self._context = context
         self._large = large
@@ -119,47 +128,24 @@ class _Writer:
         before = change.before if change.before is not None and _git_mode(change.before) is not None else None
         after = change.after if change.after is not None and _git_mode(change.after) is not None else None
         if before is not None and after is not None and before.kind == after.kind:
-            yield from self._file(before.path, change.path, before, after, change.content_changed)
+            yield from self._file(before.path, change.path, before, after, change.content_changed, change.status)
             return
         if before is not None:
-            yield from self._file(before.path, before.path, before, None, True)
+            yield from self._file(before.path, before.path, before, None, True, Status.DELETED)
         if after is not None:
-            yield from self._file(change.path, change.path, None, after, True)
+            yield from self._file(change.path, change.path, None, after, True, Status.ADDED)
 
     def _comments(self, change: Change) -> Iterator[bytes]:
-        path = quoted(change.path)
+        for remark in remarks(change):
+            yield b"# %b\n" % remark.encode("utf-8", "replace")
         before, after = change.before, change.after
-        same_kind = before is not None and after is not None and before.kind == after.kind
-        for side, verb in ((before, b"removed"), (after, b"made")):
-            if side is not None and not side.is_dir and _git_mode(side) is None:
-                if not same_kind:
-                    yield b"# %b %b: %b\n" % (_kind_name(side), verb, quoted(side.path))
-                elif side is after and change.status is Status.RENAMED:
-                    yield b"# %b renamed: %b -> %b\n" % (_kind_name(side), quoted(change.old_path or b""), path)
-                elif side is after and change.content_changed:
-                    yield b"# %b made anew: %b\n" % (_kind_name(side), path)
-        if change.link_to is not None:
-            yield b"# hard link: %b is %b\n" % (path, quoted(change.link_to))
-        if before is None or after is None:
-            return
-        for attr in change.attrs:
-            if attr == "mode":
-                modes = stat.S_IMODE(before.mode), stat.S_IMODE(after.mode)
-                if _git_mode(after) is None or (modes[0] ^ modes[1]) & ~0o111:
-                    yield b"# mode of %b: %04o -> %04o\n" % (path or b".", *modes)
-            elif attr in ("uid", "gid", "mtime"):
-                name = attr if attr != "mtime" else "mtime_ns"
-                values = getattr(before, name), getattr(after, name)
-                yield b"# %b of %b: %d -> %d\n" % (name.encode(), path or b".", *values)
-            elif attr == "xattrs":
-                for key in sorted(before.xattrs.keys() | after.xattrs.keys()):
-                    if before.xattrs.get(key) != after.xattrs.get(key):
-                        yield b"# extended attribute %b of %b changed\n" % (readable(key).encode(), path or b".")
-            elif attr == "links" and change.link_to is None:
-                yield b"# hard links of %b broken\n" % path
+        if before is not None and after is not None and max(before.size, after.size) > self._large:
+            for line in ranges_text(written_ranges(before, after) or []):
+                yield b"# of %b written: %b\n" % (quoted(change.path), line.encode())
 
     def _file(
-        self, old_path: bytes, path: bytes, before: Side | None, after: Side | None, content_changed: bool
+        self, old_path: bytes, path: bytes, before: Side | None, after: Side | None, content_changed: bool,
+        status: Status,
     ) -> Iterator[bytes]:
         """One ``diff --git`` part, or nothing when git has no word for what changed."""
         try:
@@ -175,10 +161,13 @@ class _Writer:
         elif (old_mode := _git_mode(before)) != (mode := _git_mode(after)):
             lines += [b"old mode %b" % (old_mode or b""), b"new mode %b" % (mode or b"")]
         if old_path != path:
-            lines.append(b"similarity index %d%%" % similarity)
-            lines += [b"rename from %b" % quoted(old_path), b"rename to %b" % quoted(path)]
+            if similarity is not None:
+                lines.append(b"similarity index %d%%" % similarity)
+            verb = b"copy" if status is Status.COPIED else b"rename"
+            lines += [b"%b from %b" % (verb, quoted(old_path)), b"%b to %b" % (verb, quoted(path))]
         if ids is not None:
-            line = f"index {ids[0]}..{ids[1]}".encode()
+            shown = ids if self._view is None else (ids[0][:_SHORT], ids[1][:_SHORT])
+            line = f"index {shown[0]}..{shown[1]}".encode()
             if before is not None and after is not None and _git_mode(before) == _git_mode(after):
                 line += b" " + (_git_mode(after) or b"")
             lines.append(line)
@@ -187,8 +176,13 @@ class _Writer:
 
     def _body(
         self, old_path: bytes, path: bytes, before: Side | None, after: Side | None
-    ) -> tuple[bytes, tuple[str, str] | None, int]:
-        """The hunks (with their ``---`` and ``+++`` lines) or binary part, the two blob ids, similarity in percent."""
+    ) -> tuple[bytes, tuple[str, str] | None, int | None]:
+        """The hunks (with their ``---`` and ``+++`` lines) or binary part, the two blob ids, similarity in percent; the
+        latter two are None where the file was not looked at in this way."""
+        if self._view is not None and all(side is None or side.kind == stat.S_IFREG for side in (before, after)):
+            shown = self._view(path, before, after)
+            if shown is not None:
+                return shown, None, None
         if any(side is not None and side.kind == stat.S_IFREG and side.size > self._large for side in (before, after)):
             return _differ(old_path, path, before, after), None, 0
         old, new = _bytes_of(before), _bytes_of(after)
@@ -243,8 +237,3 @@ def _bytes_of(side: Side | None) -> bytes:
         return side.target
     with side.open() as content:
         return content.read(0, content.size)
-
-
-def _kind_name(side: Side) -> bytes:
-    names = {stat.S_IFIFO: b"FIFO", stat.S_IFSOCK: b"socket", stat.S_IFCHR: b"character device"}
-    return names.get(side.kind, b"block device")

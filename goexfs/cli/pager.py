@@ -1,39 +1,16 @@
-"""The user's pager, and a patch dressed for a terminal.
+"""The user's pager.
 
-Owns the pager process and the colours of a patch.  Knows nothing of runs.  Main thread only: while the pager is open
-it, not goexfs, answers Ctrl-C.
-
-Off a terminal a patch is written byte for byte, so that it can be piped to ``git apply``.  On a terminal the content
-of files must not act: control characters are shown in caret form (colour sequences too: text of an agent could
-otherwise hide itself from the reviewer), and so are characters that reorder text.
+Owns the pager process.  Knows nothing of runs.  Main thread only: while the pager is open it, not goexfs, answers
+Ctrl-C.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-import click
-
-from goexfs.cli.output import on_terminal, visible
-
-_META = (
-    "diff --git ",
-    "index ",
-    "old mode ",
-    "new mode ",
-    "deleted file mode ",
-    "new file mode ",
-    "similarity index ",
-    "rename from ",
-    "rename to ",
-    "--- ",
-    "+++ ",
-    "GIT binary patch",
-    "Binary files ",
-)
-
+from goexfs.cli.output import on_terminal
 
 _SHELL = frozenset("|&;<>()$`\\\"'*?[#~=%")
 
@@ -95,40 +72,3 @@ def _page_through(argv: list[str], chunks: Iterable[bytes]) -> bool:
     finally:
         signal.signal(signal.SIGINT, before)
     return True
-
-
-def dressed(patch: Iterable[bytes], *, color: bool) -> Iterator[bytes]:
-    """A patch line by line for a terminal: harmless, and coloured when asked."""
-    in_hunk = False
-    for line in _lines(patch):
-        text = visible(line)
-        if line.startswith(b"diff --git "):
-            in_hunk = False
-        elif line.startswith(b"@@ "):
-            in_hunk = True
-        yield (_colored(text, in_hunk) if color else text).encode() + b"\n"
-
-
-def _colored(text: str, in_hunk: bool) -> str:
-    if text.startswith("@@ "):
-        end = text.find(" @@", 3) + 3
-        return click.style(text[:end], fg="cyan") + text[end:]
-    if not in_hunk and text.startswith(_META):
-        return click.style(text, bold=True)
-    if text.startswith("# "):  # what the format has no word for: owners, attributes, hard links
-        return click.style(text, fg="yellow")
-    if in_hunk and text.startswith("+"):
-        return click.style(text, fg="green")
-    if in_hunk and text.startswith("-"):
-        return click.style(text, fg="red")
-    return text
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their newlines, however the chunks were cut."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
-    if rest:
-        yield rest

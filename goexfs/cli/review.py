@@ -1,17 +1,20 @@
 """``goexfs diff`` and ``discard``: look at what a run did, and throw it away.
 
-Owns the forms in which changes are printed (by ``summary`` and ``pager``).  Main thread only.
+Owns the choice of the form in which changes are printed.  Main thread only.
 """
 
-import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from goexfs.cli import pager, stat, summary
-from goexfs.cli.output import count, note, on_terminal, print_json, quoted, use_color
-from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, color_option, json_option
+from goexfs.cli import attention, dress, effect, pager, stat, summary
+from goexfs.cli.comparing import Comparison, comparison, note_unknown
+from goexfs.cli.effect import compensate_option
+from goexfs.cli.output import count, note, on_terminal, print_json, use_color
+from goexfs.cli.params import ANY_PATH, POINT, RUN, color_option, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -22,11 +25,18 @@ DIFFERENT = 1
 
 @click.command("diff", short_help="Show what a run changed.")
 @click.argument("ref", metavar="RUN[@POINT]", type=POINT)
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
-@click.option("--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept (the default).")
-@click.option("--name-status", "form", flag_value="name-status", help="One line per change: A M D R T X, and the path.")
+@click.argument("words", metavar="[RUN[@POINT]] [PATH]...", nargs=-1, type=ANY_PATH)
+@click.option("--rich", "form", flag_value="rich", help="For people: databases by row, notebooks by cell and so on.")
+@click.option("-p", "--patch", "form", flag_value="patch", help="A patch that git apply and patch -p1 accept.")
+@click.option("--name-status", "form", flag_value="name-status", help="One line each: A M D R C T X, and the path.")
 @click.option("--stat", "form", flag_value="stat", help="How many lines changed, per file.")
 @click.option("--json", "form", flag_value="json", help="Print one JSON document.")
+@click.option("-U", "--unified", "context", type=click.IntRange(0, 100_000), default=3, metavar="N",
+              help="Lines of context (default: 3).")
+@click.option("--word-diff", "words_as", flag_value="plain", help="Words instead of lines: [-removed-] and {+added+}.")
+@click.option("--color-words", "words_as", flag_value="color", help="The same, told by colour alone.")
+@click.option("--times", is_flag=True, help="Other modification times are changes, too.")
+@click.option("--no-renames", is_flag=True, help="Do not look for renames and copies by equal content.")
 @click.option("--by-process", is_flag=True, help="Name-status (or JSON), grouped by the command that made the changes.")
 @click.option("--process", metavar="PATTERN", help="Only what commands matching PATTERN, or what they started, wrote.")
 @click.option("-z", "zero", is_flag=True, help="Name-status with raw bytes and NUL instead of quotes and newlines.")
@@ -34,13 +44,15 @@ DIFFERENT = 1
 @color_option
 @click.pass_context
 def diff_command(
-    ctx: click.Context, ref: str, paths: tuple[bytes, ...], form: str | None, by_process: bool, process: str | None,
-    zero: bool, exit_code: bool, color: str,
+    ctx: click.Context, ref: str, words: tuple[bytes, ...], form: str | None, context: int, words_as: str | None,
+    times: bool, no_renames: bool, by_process: bool, process: str | None, zero: bool, exit_code: bool, color: str,
 ) -> None:  # fmt: skip
     """Show what RUN changed, below each PATH or everywhere; a mounted run as it is at this moment.
 
+    With a POINT, what it had changed then: @NAME of a snapshot, @~1 the latest one, @{TIME}, @#RECORD. With two runs or
+    points, what makes the second of the first. On a terminal the form is --rich, elsewhere --patch.
+
     PATTERN is a part of a command line or, with * ? or [, a glob for all of it.
-    With a POINT, what it had changed then: @NAME of a snapshot, @~1 the latest one, @{TIME}, @#RECORD.
     """
     import goexfs
 
@@ -48,30 +60,25 @@ def diff_command(
         raise click.UsageError("-z goes with --name-status only")
     if by_process and (zero or form not in (None, "name-status", "json")):
         raise click.UsageError("--by-process goes with --name-status or --json only")
+    if words_as and form not in (None, "rich"):
+        raise click.UsageError("--word-diff and --color-words go with --rich only: what they print is no patch")
+    style = Style("name-status" if zero else "rich" if words_as else form, color, context, words_as, zero)
     with goexfs.open_store(create=False) as store:
-        run, at = store.point(ref)
-        below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-        changes = run.diff(paths=below, at=at)
-        _note_unknown(run, below, changes)
+        compared, paths = comparison(store, ref, words)
+        changes = compared.changes(paths, times=times)
+        note_unknown(compared.run, paths, changes)
         if process is not None:
-            written = run.paths_written_by(process)
+            written = compared.run.paths_written_by(process)
             changes = [change for change in changes if {change.path, change.old_path} & written]
+        if not no_renames:
+            changes = compared.run.paired(changes, times=times, from_base=compared.before is None)
         if by_process:
-            _print_groups(run, changes, as_json=form == "json", color=color)
+            _print_groups(compared.run, changes, as_json=form == "json", color=color)
         else:
-            print_changes(run, changes, "name-status" if zero else form or "patch", zero=zero, color=color)
+            print_changes(compared, changes, style)
+        if (style.form != "json" and not by_process) and (effects := compared.run.effects.pending()):
+            effect.show(compared.run, effects)
     ctx.exit(DIFFERENT if exit_code and changes else 0)
-
-
-def _note_unknown(run: "RunHandle", paths: Sequence[bytes], changes: Sequence["Change"]) -> None:
-    """A mistyped path must not look like an unchanged one."""
-    from snapshots.basepaths import is_below
-
-    touched = [path for change in changes for path in (change.path, change.old_path) if path is not None]
-    for path in paths:
-        known = os.path.lexists(os.path.join(run.base, path))
-        if not known and not any(one == path or is_below(one, path) or is_below(path, one) for one in touched):
-            note(f"neither the run nor its base has {quoted(path)}")
 
 
 def _print_groups(run: "RunHandle", changes: Sequence["Change"], *, as_json: bool, color: str) -> None:
@@ -83,29 +90,70 @@ def _print_groups(run: "RunHandle", changes: Sequence["Change"], *, as_json: boo
         pager.page(grouped(run, changes, color=use_color(color)))
 
 
-def print_changes(
-    run: "RunHandle", changes: Sequence["Change"], form: str, *, zero: bool = False, color: str = "auto"
-) -> None:
-    """Print changes in one of the four forms; patch and the lists through the pager on a terminal."""
+@dataclass(frozen=True)
+class Style:
+    """How changes are printed."""
+
+    form: str | None = None
+    """None: rich on a terminal, else a patch"""
+    color: str = "auto"
+    context: int = 3
+    words: str | None = None
+    zero: bool = False
+
+
+def print_changes(compared: Comparison, changes: Sequence["Change"], style: Style) -> None:
+    """Print changes in one of the forms; on a terminal through the pager, what deserves a second look first."""
+    form = style.form or ("rich" if on_terminal() else "patch")
+    colored = use_color(style.color) or style.words == "color"
+    if form == "json":
+        print_json({"run": compared.run.id, "changes": summary.fields(changes), **_marks_as_json(compared, changes)})
+        return
+    marks: Iterable[bytes] = ()
+    if form == "rich" or (on_terminal() and not style.zero):
+        marks = _marks(compared, changes, color=colored)
+    pager.page(chain(marks, _printed(compared, changes, style, form, colored)))
+
+
+def _printed(
+    compared: Comparison, changes: Sequence["Change"], style: Style, form: str, colored: bool
+) -> Iterable[bytes]:
     from snapshots.patch import patch
 
-    colored = use_color(color)
-    if form == "json":
-        print_json({"run": run.id, "changes": summary.fields(changes)})
-    elif form == "name-status":
-        (pager.write if zero else pager.page)(summary.name_status(changes, zero=zero, color=colored and not zero))
-    elif form == "stat":
-        pager.page(stat.lines(patch(changes, binary=False), color=colored))
+    if form == "name-status":
+        return summary.name_status(changes, zero=style.zero, color=colored and not style.zero)
+    if form == "stat":
+        return stat.lines(patch(changes, binary=False), color=colored)
+    if form == "rich":
+        from goexfs.views import Views
+
+        views = Views(compared.beside, frozenset(change.path for change in changes))
+        whole = patch(changes, context=style.context, view=views)
     else:
-        whole = patch(changes)
-        pager.page(pager.dressed(whole, color=colored) if colored or on_terminal() else whole)
+        whole = patch(changes, context=style.context)
+        if not colored and not on_terminal():
+            return whole
+    return dress.dressed(whole, color=colored, words=style.words)
+
+
+def _marks(compared: Comparison, changes: Sequence["Change"], *, color: bool) -> Iterator[bytes]:
+    from goexfs.secondlook import second_look
+
+    return attention.encoded(attention.lines(second_look(changes, compared.run.base), color=color))
+
+
+def _marks_as_json(compared: Comparison, changes: Sequence["Change"]) -> dict[str, Any]:
+    from goexfs.secondlook import second_look
+
+    return attention.fields(second_look(changes, compared.run.base))
 
 
 @click.command("discard", short_help="Throw away what runs changed.")
 @click.argument("refs", metavar="RUN...", type=RUN, nargs=-1, required=True)
+@compensate_option
 @json_option
-def discard_command(refs: tuple[str, ...], as_json: bool) -> None:
-    """Throw away what each RUN changed; its base is not touched.
+def discard_command(refs: tuple[str, ...], compensate: "Literal['sandbox', 'outside', 'skip']", as_json: bool) -> None:
+    """Throw away what each RUN changed; its base is not touched.  What it did outside is undone, what it deferred dropped.
 
     All are looked up before the first one goes: one that is not known leaves the others as they were.
     """
@@ -114,7 +162,7 @@ def discard_command(refs: tuple[str, ...], as_json: bool) -> None:
     with goexfs.open_store(create=False) as store:
         runs = {handle.id: handle for handle in map(store.run, refs)}
         for run in runs.values():
-            run.discard()
+            run.discard(undo=compensate)
             if not as_json:
                 note(f"discarded {run.id}")
     if as_json:

@@ -14,8 +14,11 @@ from goexfs.cli.output import count, quoted, styled
 if TYPE_CHECKING:
     from snapshots.changes import Change
 
-WORDS = {"A": "added", "M": "modified", "D": "deleted", "R": "renamed", "T": "type changed", "X": "attributes changed"}
-_COLORS = {"A": "green", "M": "yellow", "D": "red", "R": "cyan", "T": "magenta", "X": "blue"}
+WORDS = {
+    "A": "added", "M": "modified", "D": "deleted", "R": "renamed", "C": "copied", "T": "type changed",
+    "X": "attributes changed",
+}  # fmt: skip
+_COLORS = {"A": "green", "M": "yellow", "D": "red", "R": "cyan", "C": "cyan", "T": "magenta", "X": "blue"}
 DELETIONS_SHOWN = 40
 OTHERS_SHOWN = 25
 
@@ -33,7 +36,7 @@ class Line:
 def counts(changes: Iterable["Change"]) -> str:
     """``12 changes: 2 deleted, 3 added, 7 modified``; deletions first."""
     tally = Counter(str(change.status) for change in changes)
-    parts = [f"{tally[status]} {WORDS[status]}" for status in "DATMRX" if tally[status]]
+    parts = [f"{tally[status]} {WORDS[status]}" for status in "DATMRCX" if tally[status]]
     total = sum(tally.values())
     return f"{count(total, 'change')}: {', '.join(parts)}" if total else "no changes"
 

@@ -5,19 +5,22 @@ far, and a crashed one need not be recovered for them.  The library below does t
 ``snapshots.logbook``).  Belongs to the thread of its store.
 """
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
-    from snapshots.changes import Change
+    from snapshots.changes import Change, Side
     from snapshots.journal import Process
     from snapshots.log import Author, Log, ReadEvent
 
 POLL_SECONDS = 0.2
+MOST_READ = 32 << 20
+"""Bytes of a journal that are read to find what was copied."""
 
 
 class Account:
@@ -73,6 +76,41 @@ class Account:
         from snapshots.logbook import reads
 
         return reads(self._store, self.id)
+
+    def paired(
+        self, changes: "Sequence[Change]", *, times: bool = False, from_base: bool = True
+    ) -> "list[Change]":
+        """Changes of this run, with renames and copies that only equal contents tell (see ``snapshots.moves``).
+
+        What is copied was read: so the base files that the run read are looked at as sources, too, if its journal is
+        not longer than ``MOST_READ``, unless the changes are not ``from_base``.  For people: a merge knows nothing of
+        these pairs.
+        """
+        from snapshots.changes import Status
+        from snapshots.moves import with_moves
+
+        sizes = {c.after.size for c in changes if c.status is Status.ADDED and c.after is not None and c.after.size}
+        return with_moves(changes, self._sides_read(sizes) if sizes and from_base else (), times=times)
+
+    def _sides_read(self, sizes: "set[int]") -> "Iterator[Side]":
+        """The base files that the run read and that have one of these sizes."""
+        from snapshots.base import BaseTree
+        from snapshots.basepaths import BasePaths
+        from snapshots.compare import Sides
+
+        journal = self._store.runs.directory(self.id) / "journal"
+        try:
+            length = sum(entry.stat().st_size for entry in os.scandir(journal))
+        except FileNotFoundError:
+            return
+        if length > MOST_READ:
+            return
+        paths = {event.path for event in self.reads() if event.identity.size in sizes}
+        base = BasePaths(BaseTree(self.record.base))
+        sides = Sides(base, self._store.objects)
+        for path in sorted(paths):
+            if (st := base.stat(path)) is not None:
+                yield sides.of_base(path, st)
 
     def paths_written_by(self, pattern: str) -> frozenset[bytes]:
         """Paths that were written by processes, or descendants of such, whose command line matches a pattern.

@@ -63,7 +63,7 @@ def test_what_happened_and_who_did_it(goexfs: Command) -> None:
     assert by[("mkdir", "out")] == {"out"}
     assert "cp README.md out/copy" in goexfs("diff", "@", "--by-process").stdout
     selected = goexfs("diff", "@", "--name-status", "--process", "cp *").stdout
-    assert selected == "A\tout/copy\n"
+    assert selected == "C\tREADME.md\tout/copy\n"
     assert goexfs("diff", "@", "--by-process", "--stat").returncode == 2
 
 

@@ -262,7 +262,7 @@ def test_what_git_cannot_express_is_a_comment(area, start):
     data = s.round_trip()
     for line in (
         b"# FIFO made: pipe\n", b"# FIFO removed: goes\n", b"# uid of f: 0 -> 1000\n", b"# mode of m: 0644 -> 0600\n",
-        b"# extended attribute user.a of x changed\n", b"# hard link: y is x\n",
+        b"# extended attribute user.a of x: none -> \"1\"\n", b"# hard link: y is x\n",
     ):
         assert line in data
 
