@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli import summary
+from goexfs.cli import attention, summary
 from goexfs.cli.output import home, note, printable, use_color
 from goexfs.session.errors import ServerError
 from snapshots.errors import BaseError, Conflict, GoexfsError, MergeError
@@ -85,15 +85,22 @@ def settle(session: "Session", wish: str | None, ended: "Completed", *, want_cha
 
 
 def show(run: "RunHandle", changes: "Sequence[Change]") -> None:
-    """The bounded summary, on stderr."""
+    """The bounded summary, on stderr: first what deserves a second look."""
+    color = use_color(err=True)
     note(f"run {run.record.label}: {summary.counts(changes)}")
-    for line in summary.summary(changes, color=use_color(err=True)):
+    if changes:
+        from goexfs.secondlook import second_look
+
+        for line in attention.lines(second_look(changes, run.base), color=color):
+            click.echo(line, err=True)
+    for line in summary.summary(changes, color=color):
         click.echo(line, err=True)
 
 
 def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
     """Ask until there is an answer; the end of input and Ctrl-C keep the run."""
-    from goexfs.cli.review import print_changes
+    from goexfs.cli.comparing import Comparison
+    from goexfs.cli.review import Style, print_changes
 
     while True:
         try:
@@ -102,7 +109,7 @@ def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
             click.echo(err=True)
             return _kept(run, status, changes)
         if answer == "diff":
-            print_changes(run, changes, "patch")
+            print_changes(Comparison(run, None, None), changes, Style())
         elif answer == "discard":
             run.discard()
             note(f"discarded {run.record.label}")
