@@ -181,13 +181,17 @@ def _mark_unheld(store: Store) -> None:
 
 def _tombstones(store: Store, before_ns: int) -> int:
     with store.database.transaction():
-        return store.database.run(
+        deleted = store.database.run(
             "DELETE FROM runs WHERE state IN ('merged', 'discarded') AND changed_ns < ?"
             " AND NOT EXISTS (SELECT 1 FROM entries WHERE run = runs.key)"
             " AND NOT EXISTS (SELECT 1 FROM links WHERE run = runs.key)"
-            " AND NOT EXISTS (SELECT 1 FROM forks WHERE parent = runs.key)",
+            " AND NOT EXISTS (SELECT 1 FROM forks WHERE parent = runs.key)"
+            " AND NOT EXISTS (SELECT 1 FROM effects WHERE run = runs.id AND open = 1)",
             (before_ns,),
         )
+        if deleted:
+            store.database.run("DELETE FROM effects WHERE NOT EXISTS (SELECT 1 FROM runs WHERE id = effects.run)")
+        return deleted
 
 
 def _registered(store: Store, run_id: str) -> tuple[str] | None:

@@ -4,21 +4,23 @@ Owns the table ``effects`` and the rules of its transitions.  Carries nothing ou
 thread of its store.
 
 The forms are known ones.  A deferred effect is a row of a *transactional outbox*: written with the run, sent after its
-merge.  A compensation is that of a *saga* (Garcia-Molina and Salem, 1987): recorded before the step it undoes, and run in
-reverse order.  A *key* makes two attempts one, where the other side knows it.
+merge.  A compensation is that of a *saga* (Garcia-Molina and Salem, 1987): recorded before the step it undoes, and run
+in reverse order.  A *key* makes two attempts one, where the other side knows it.
 
 What holds at every instant (each transition is one transaction, synced before the method returns):
 
 * **E1** Whatever is about to happen outside is recorded as ``running``, with the number of the open store that does it,
   before it begins; its compensation is recorded before that.
 * **E2** A transition says which states it comes from: of two that try, one does.
-* **E3** What is ``running`` for a dead process goes back to ``planned`` if it is idempotent, and becomes ``unknown`` otherwise;
-  nothing leads from ``unknown`` to another attempt but a person's word.
-* **E4** What was recorded stays until it is settled: neither a merge, a discard nor a collection removes an open effect.
+* **E3** What is ``running`` for a dead process goes back to ``planned`` if it is idempotent, and becomes ``unknown``
+  otherwise; nothing leads from ``unknown`` to another attempt but a person's word.
+* **E4** What was recorded stays until it is settled: neither a merge, a discard nor a collection removes an open
+  effect.
 """
 
 import time
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -75,8 +77,8 @@ class Ledger:
     # -- recording
 
     def add(
-        self, request: Request, *, deferred: bool, key: str = "", undo: Request | None = None, irreversible: bool = False,
-        note: str = "", trusted: bool = False, state: State = State.PLANNED,
+        self, request: Request, *, deferred: bool, key: str = "", undo: Request | None = None,
+        irreversible: bool = False, note: str = "", trusted: bool = False, state: State = State.PLANNED,
     ) -> Effect:  # fmt: skip
         """Record an effect.  An agent that asks again with a key that is recorded already gets that effect.
 
@@ -87,14 +89,14 @@ class Ledger:
             rows = self._db.all("SELECT number, length(data) FROM effects WHERE run = ?", (self.run_id,))
             if key and (same := self._with_key(key)) is not None:
                 if (same.request, same.deferred, same.undo) != (request, deferred, undo):
-                    raise EffectError(f"the key {key!r} belongs to effect {same.number}, which is another; choose a new key")
+                    raise EffectError(f"effect {same.number}, another one, has the key {key!r} already; choose a new one")
                 if same.state is not State.DROPPED:
                     return same
                 raise EffectError(f"effect {same.number}, with the key {key!r}, was dropped; choose a new key")
             if len(rows) >= MOST_EFFECTS or size + sum(length for _, length in rows) > MOST_BYTES:
                 raise EffectError(
-                    f"run {self.run_id} has too many effects ({len(rows)}); {MOST_EFFECTS} and {MOST_BYTES >> 20} MiB are"
-                    " the limits"
+                    f"run {self.run_id} has too many effects ({len(rows)}):"
+                    f" {MOST_EFFECTS}, and {MOST_BYTES >> 20} MiB in all, are the most"
                 )
             number = max((number for number, _ in rows), default=0) + 1
             journal = self._db.one("SELECT journal FROM runs WHERE id = ?", (self.run_id,))
@@ -114,7 +116,7 @@ class Ledger:
     # -- transitions
 
     def change(
-        self, number: int, *, come_from: Iterable[State], holder: int = NOBODY, detail: str | None = None, **fields: object
+        self, number: int, *, come_from: Iterable[State], holder: int = NOBODY, detail: str | None = None, **fields: Any
     ) -> Effect:
         """Move an effect on; EffectError when it is in none of these states (any more).
 
@@ -135,7 +137,7 @@ class Ledger:
         """It is about to happen, done by this open store."""
         return self.change(number, come_from=come_from, holder=self._store.lease.holder, state=State.RUNNING)
 
-    def end(self, number: int, state: State, detail: str, **fields: object) -> Effect:
+    def end(self, number: int, state: State, detail: str, **fields: Any) -> Effect:
         """It has happened, or not."""
         return self.change(number, come_from=(State.RUNNING,), state=state, detail=detail, **fields)
 
@@ -187,7 +189,7 @@ class Ledger:
     def replace(self, number: int, request: Request, note: str) -> Effect:
         """A person edited it: what is done is what was approved.  A new key, if the agent's was for something else."""
         before = self.get(number)
-        fields: dict[str, object] = {"request": request, "note": note}
+        fields: dict[str, Any] = {"request": request, "note": note}
         if request != before.request:
             fields["key"] = f"{before.key}-edited-{len(before.attempts) + 1}"
         return self.change(

@@ -208,8 +208,11 @@ class Runs:
                 raise RunState(f"run {run.label} is {run.state}; only a discarded run can be forgotten")
             if self._db.one("SELECT 1 FROM runs JOIN forks ON parent = runs.key WHERE id = ?", (run_id,)) is not None:
                 return  # the record stays with what forks see of the run
+            if self._db.one("SELECT 1 FROM effects WHERE run = ? AND open = 1", (run_id,)) is not None:
+                return  # the record stays with what is still to be done outside, or to be undone
             if run_id in self.given_up():
                 raise RunState(f"run {run.label} has not been freed wholly yet; `goexfs gc` does it")
+            self._db.run("DELETE FROM effects WHERE run = ?", (run_id,))
             self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
         self._db.fold_log()
 

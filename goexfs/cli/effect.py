@@ -23,8 +23,8 @@ effects_option = click.option(
     "--effects", "effects", type=click.Choice(["run", "skip"]),
     help="What becomes of pending effects: run them after the merge, or leave them pending.",
 )  # fmt: skip
-undo_option = click.option(
-    "--undo", "undo", type=click.Choice(["sandbox", "outside", "skip"]), default="sandbox", show_default=True,
+compensate_option = click.option(
+    "--compensate", type=click.Choice(["sandbox", "outside", "skip"]), default="sandbox", show_default=True,
     help="Where what the run did outside is undone: as the run was confined, with your own rights, or not at all.",
 )  # fmt: skip
 number_argument = click.argument("number", metavar="EFFECT", type=click.IntRange(min=1))
@@ -74,7 +74,8 @@ def _list(ref: str | None, as_json: bool) -> None:
     from snapshots.ledger import runs_with_open_effects
 
     with goexfs.open_store(create=False) as store:
-        runs = [store.run(ref)] if ref is not None else [store.run(each) for each in runs_with_open_effects(store.store)]
+        refs = runs_with_open_effects(store.store) if ref is None else [ref]
+        runs = [store.run(each) for each in refs]
         found = {run.id: run.effects.list() for run in runs}
         if as_json:
             print_json({"effects": [effect_fields(effect) for effects in found.values() for effect in effects]})
@@ -111,8 +112,8 @@ def show_command(ref: str, number: int, as_json: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
 def run_command(ref: str, yes: bool, as_json: bool) -> None:
-    """Do what is pending of RUN, in order, with your rights and outside of any sandbox.  The first that does not succeed
-    ends it; the rest stays pending.
+    """Do what is pending of RUN, in order, with your rights and outside of any sandbox.  The first that does not
+    succeed ends it; the rest stays pending.
     """
     import goexfs
 
@@ -158,7 +159,7 @@ def drop_command(ref: str, numbers: tuple[int, ...]) -> None:
 @effect_command.command("edit", short_help="Change what will be done.")
 @run_argument
 @number_argument
-@click.option("--file", "source", type=ANY_PATH, metavar="FILE", help="Take the new one from a file (-: standard input).")
+@click.option("--file", "source", type=ANY_PATH, metavar="FILE", help="Take it from a file (-: standard input).")
 def edit_command(ref: str, number: int, source: bytes | None) -> None:
     """Change EFFECT of RUN, as JSON in your editor ($VISUAL, $EDITOR), or to what is in FILE."""
     import goexfs
@@ -208,13 +209,13 @@ def _content(path: bytes) -> bytes:
         raise click.BadParameter(f"{printable(path)}: {error.strerror}", param_hint="--file") from None
 
 
-def carry_out(run: "RunHandle", *, as_json: bool = False) -> None:
-    """Do what is pending, saying how each ended."""
+def carry_out(run: "RunHandle", *, as_json: bool = False, quiet: bool = False) -> None:
+    """Do what is pending, saying how each ended (not if ``quiet``)."""
     tried: list[Effect] = []
 
     def tell(effect: Effect) -> None:
         tried.append(effect)
-        if not as_json:
+        if not as_json and not quiet:
             _tell(effect)
 
     try:
@@ -279,7 +280,7 @@ def _asked(run: "RunHandle") -> "Wish":
     answers: dict[str, Callable[[], Any]] = {"r": lambda: "run", "s": lambda: "skip", "c": lambda: "refuse"}
     while pending := run.effects.pending():
         show(run, pending)
-        click.echo("[r]un them after the merge, [s]kip for now, [d N] drop one, [e N] edit one, [c]ancel: ", err=True, nl=False)
+        click.echo("[r]un after the merge, [s]kip for now, [d N] drop, [e N] edit, [c]ancel: ", err=True, nl=False)
         line = sys.stdin.readline()
         if not line:
             click.echo(err=True)

@@ -1,7 +1,7 @@
 """What ``goexfs`` is inside a run: snapshots, the diff and rewinds of that run.  (Its effects are in ``insideeffect``.)
 
-Owns the commands as an agent types them; each is one question on the run's channel (``goexfs.session.channel``).  The store
-is not there, and no RUN is named: it is always the own one.  Main thread only.
+Owns the commands as an agent types them; each is one question on the run's channel (``goexfs.session.channel``).  The
+store is not there, and no RUN is named: it is always the own one.  Main thread only.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 import click
 
 from goexfs.cli import pager
+from goexfs.cli.dress import dressed
 from goexfs.cli.output import age, count, note, on_terminal, print_json, print_table, printable, quoted, use_color
 from goexfs.cli.params import ANY_PATH, below_base, color_option, json_option
 from goexfs.session.channel import Asked, Snapshot, ask
@@ -37,7 +38,7 @@ def for_the_user_only(name: str) -> click.Command:
 
     def refuse() -> None:
         raise NotInside(
-            f"{name} is the user's: inside a run there are goexfs snapshot, snapshots, diff, rewind, rejected and effect"
+            f"{name} is the user's: inside a run there are diff, snapshot, snapshots, rewind, rejected and effect"
         )
 
     return click.Command(
@@ -102,7 +103,7 @@ def diff_command(paths: tuple[bytes, ...], form: str | None, color: str) -> None
             words = names[0].split(b"\t") if status == b"R" else names
             click.echo("\t".join([status.decode(), *map(quoted, words)]))
     elif use_color(color) or on_terminal():
-        pager.page(pager.dressed(iter([told.text]), color=use_color(color)))
+        pager.page(dressed(iter([told.text]), color=use_color(color)))
     else:
         pager.page(iter([told.text]))
     if told.cut:

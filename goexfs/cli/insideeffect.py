@@ -1,4 +1,5 @@
-"""``goexfs effect`` and ``effects`` inside a run: have something done outside the filesystem, or do it so that it can be undone.
+"""``goexfs effect`` and ``effects`` inside a run: have something done outside the filesystem, or do it so that it can
+be undone.
 
 Owns how requests are written on an agent's command line.  What is recorded is decided by the run's server.  Main thread
 only.
@@ -60,7 +61,7 @@ def defer_command(
         raise click.UsageError("-H and --data go with --http")
     if source is not None:
         asked = [
-            Asked("defer", document.request(), documents.undo_of(document), document.key, document.irreversible, document.note)
+            _asked(document)
             for document in documents.read(_content(source))
         ]
     else:
@@ -101,7 +102,7 @@ def do_command(
 
 
 @effect_command.command("sql", short_help="A transaction that becomes real with the merge.")
-@click.option("--db", required=True, metavar="NAME|PATH", help="A database that the user configured, or an SQLite file.")
+@click.option("--db", required=True, metavar="NAME|PATH", help="A database of the user's, or an SQLite file.")
 @click.option("--defer", "only_record", is_flag=True, help="Only record it; do not have it tried or held ready.")
 @key_option
 @note_option
@@ -140,6 +141,11 @@ def list_command(as_json: bool) -> None:
 def effects_command(as_json: bool) -> None:
     """List the effects of this run, and what became of each."""
     _list(as_json)
+
+
+def _asked(document: documents.Document) -> Asked:
+    undo = documents.undo_of(document)
+    return Asked("defer", document.request(), undo, document.key, document.irreversible, document.note)
 
 
 def _list(as_json: bool) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from goexfs.cli.effect import compensate_option, tell_undo
 from goexfs.cli.output import age, count, home, note, print_json, print_table, size
 from goexfs.cli.params import json_option
 
@@ -49,12 +50,15 @@ def merges_command(everything: bool, as_json: bool) -> None:
 @click.command("undo", short_help="Take a merge back.")
 @click.argument("number", metavar="[MERGE]", type=click.IntRange(min=1), required=False)
 @click.option("--dry-run", is_flag=True, help="Only say whether it can be done.")
+@compensate_option
 @json_option
-def undo_command(number: int | None, dry_run: bool, as_json: bool) -> None:
+def undo_command(
+    number: int | None, dry_run: bool, compensate: str, as_json: bool
+) -> None:
     """Bring the base back to what it was before MERGE: the latest into the directory you are in that is not undone.
 
     Refused, with nothing changed, when what the merge left was changed since. An undo is listed by goexfs merges and
-    can be undone too: that is the merge again.
+    can be undone too: that is the merge again.  What the run did outside of the files is undone, too, if it said how.
     """
     import goexfs
     from snapshots.errors import Conflict
@@ -79,6 +83,11 @@ def undo_command(number: int | None, dry_run: bool, as_json: bool) -> None:
             )
             if result.leftover is not None:
                 note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
+        run_id = result.undone.run_id
+        if run_id is not None and not dry_run and compensate != "skip":
+            run = store.run(run_id)
+            if run.state == "merged":  # while a part of it is still in the run, what it did stands
+                run.effects.take_back(outside=compensate == "outside", tell=None if as_json else tell_undo)
 
 
 def _what(record: "MergeRecord") -> str:

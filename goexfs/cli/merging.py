@@ -10,12 +10,14 @@ import click
 
 from goexfs.cli import summary
 from goexfs.cli.choice import choice
+from goexfs.cli.effect import carry_out, decide, effects_option, show
 from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, RUN, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
+    from goexfs.session.effects import Wish
     from snapshots.changes import Change
     from snapshots.merge import MergeResult
 
@@ -28,11 +30,12 @@ if TYPE_CHECKING:
 @click.option("-p", "--patch", "interactive", is_flag=True, help="Ask for every hunk, as git add -p does.")
 @click.option("--hunks", "listed", metavar="FILE", type=click.File("rb"), help="Only the hunks in this JSON document.")
 @click.option("--verify", metavar="CMD", multiple=True, help="Merge only if CMD succeeds over the result (repeatable).")
+@effects_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
 @json_option
 def merge_command(
     ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, interactive: bool,
-    listed: "IO[bytes] | None", verify: tuple[str, ...], dry_run: bool, as_json: bool,
+    listed: "IO[bytes] | None", verify: tuple[str, ...], effects: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved.
 
@@ -51,8 +54,11 @@ def merge_command(
         changes = [change for change in run.diff() if choose is None or choose(change)]
         if hunks is not None:
             changes = [change for change in changes if change.path in hunks]
+        partly = choose is not None or hunks is not None
+        wish = "skip" if dry_run else decide(run, effects, partly=partly)
+        refused: Wish = "refuse" if wish == "refuse" else "skip"  # run, once it was said what was merged
         try:
-            result = run.merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify)
+            result = run.merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused)
         except Conflict as error:
             if as_json:
                 print_json(_merge_fields(run, changes, dry_run, error.conflicts))
@@ -61,6 +67,8 @@ def merge_command(
             print_json(_merge_fields(run, changes, dry_run))
         else:
             _say_merged(run, changes, result)
+        if wish == "run":
+            carry_out(run, quiet=as_json)
 
 
 def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:
@@ -75,6 +83,8 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
     if result.completed:
         listed = ", ".join(quoted(path) for path in result.completed[:5])
         note(f"with what they are in: {listed}" + (", …" if len(result.completed) > 5 else ""))
+    if not result.merged:
+        show(run, run.effects.pending())
     if result.partly:
         note(f"the rest stays in {run.record.label}")
 

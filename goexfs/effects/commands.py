@@ -40,8 +40,8 @@ def run(
             )  # fmt: skip
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            where = f" in {readable(cwd)}" if isinstance(error, OSError) and error.filename in (cwd, os.fsdecode(cwd)) else ""
-            return Outcome(State.FAILED, f"{readable(argv[0])} could not be started{where}: {reason}")
+            what = readable(argv[0]) if os.path.isdir(cwd) else f"{readable(argv[0])} in {readable(cwd)}"
+            return Outcome(State.FAILED, f"{what} could not be started: {reason}")
         how = _wait(popen, seconds)
         output.seek(0)
         said = tail(output.read())

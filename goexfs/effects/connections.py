@@ -68,7 +68,7 @@ def _filled(text: object, what: str) -> str:
     except KeyError as error:
         raise EffectError(f"{what} needs the environment variable {error.args[0]}, which is not set") from None
     except ValueError:
-        raise EffectError(f"{what} in {configuration_path()} has a '$' that is no ${{NAME}}; write $$ for one") from None
+        raise EffectError(f"{what} has a '$' that is no ${{NAME}}; write $$ for one") from None
 
 
 def database(name: str) -> Database:

@@ -1,7 +1,7 @@
 """Effects as JSON documents: what ``--file`` takes, ``--json`` prints and ``goexfs effect edit`` shows.
 
-Owns the form (``docs/effects.md``).  Bytes that are text are text; others are base64 in a field of another name, so that a
-document says exactly what will be done.  Values only; any thread.
+Owns the form (``docs/effects.md``).  Bytes that are text are text; others are base64 in a field of another name, so
+that a document says exactly what will be done.  Values only; any thread.
 """
 
 import base64

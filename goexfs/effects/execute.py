@@ -1,7 +1,7 @@
 """Going through the deferred effects of a run, in order, each once.
 
-Owns the order of record and deed: ``running`` is recorded and synced before an attempt, its outcome after it.  What each
-request means is the other modules'; who may decide is the caller's.  Belongs to the thread of the store.
+Owns the order of record and deed: ``running`` is recorded and synced before an attempt, its outcome after it.  What
+each request means is the other modules'; who may decide is the caller's.  Belongs to the thread of the store.
 
 The first effect that does not succeed ends it: the ones after it stay pending, because they may build on it.
 """
@@ -162,7 +162,7 @@ def withdraw(ledger: Ledger, effect: Effect, why: str) -> Effect:
         outcome = postgresql.roll_back(connections.database(effect.request.database).address, effect)
         if outcome.state is not State.DONE:
             raise EffectFailed(
-                f"the transaction of effect {effect.number} could not be rolled back: {outcome.detail}; it is still held"
+                f"the transaction of effect {effect.number} is still held; no rollback: {outcome.detail}"
             )
     return ledger.drop(effect.number, why)
 

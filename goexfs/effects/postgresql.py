@@ -19,10 +19,10 @@ from snapshots.errors import EffectError
 CONNECT_SECONDS = 10
 _LIMITS = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"
 
-ALLOWED = frozenset(
-    "ALTER ANALYZE CALL COMMENT CREATE DELETE DO DROP GRANT INSERT LOCK MERGE REFRESH REINDEX REVOKE SELECT TABLE TRUNCATE"
-    " UPDATE VALUES WITH".split()
-)
+ALLOWED = frozenset({
+    "ALTER", "ANALYZE", "CALL", "COMMENT", "CREATE", "DELETE", "DO", "DROP", "GRANT", "INSERT", "LOCK", "MERGE",
+    "REFRESH", "REINDEX", "REVOKE", "SELECT", "TABLE", "TRUNCATE", "UPDATE", "VALUES", "WITH",
+})  # fmt: skip
 """What a statement may begin with: nothing that ends the transaction, changes who one is, or copies to files."""
 
 Record = Callable[[str, str], None]

@@ -55,7 +55,7 @@ def execute(path: str, statements: tuple[str, ...], key: str) -> Outcome:
                 connection.execute("ROLLBACK")
                 return Outcome(State.DONE, "it had been committed before")
             changed = _statements(connection, statements)
-            connection.execute(f"CREATE TABLE IF NOT EXISTS {MARKS} (effect TEXT PRIMARY KEY, made_ns INTEGER NOT NULL)")
+            connection.execute(f"CREATE TABLE IF NOT EXISTS {MARKS} (effect TEXT PRIMARY KEY, made_ns INTEGER)")
             connection.execute(f"INSERT INTO {MARKS} VALUES (?, ?)", (key, time.time_ns()))
             durable.step("external commit", path)
             connection.execute("COMMIT")

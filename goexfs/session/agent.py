@@ -170,6 +170,7 @@ class Agent:
         assert told.effect is not None
         if told.effect.state is not State.ASKED:
             return told
+        number = told.effect.number
         self._waiting += 1
         allowed = False
         try:
@@ -178,7 +179,7 @@ class Agent:
             self._waiting -= 1
             with trio.CancelScope(shield=True):
                 verdict = verbs.allow if allowed else verbs.refuse
-                told = await self._with_store(verdict, Asked("begin", number=told.effect.number))
+                told = await self._with_store(verdict, Asked("begin", number=number))
         if not allowed:
             raise EffectError("the user did not allow it")
         return told
@@ -188,7 +189,7 @@ class Agent:
         found = await self._with_store(verbs.rewind_goal, asked)
         if found.effects:
             return found
-        nodes, _ = await self._service.rewind(found.nodes, asked.paths)
+        nodes = (await self._service.rewind(found.nodes, asked.paths)).nodes
         if not asked.paths:
             await self._with_store(verbs.after_rewind, asked)
         return Told(nodes=nodes)

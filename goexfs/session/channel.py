@@ -3,8 +3,8 @@
 Owns the messages and the way to the socket.  Knows no store and no overlay; the server's end is ``agent``.  Any thread;
 a client is one connection for one question.
 
-The socket is in the run's sandbox (``GOEXFS_CHANNEL`` says where) and everything in it is the run's own: no question names a
-run, and there is none for a verdict, a policy or another run.  One line of JSON goes in, one comes back.
+The socket is in the run's sandbox (``GOEXFS_CHANNEL`` says where) and everything in it is the run's own: no question
+names a run, and there is none for a verdict, a policy or another run.  One line of JSON goes in, one comes back.
 """
 
 import os
@@ -40,8 +40,9 @@ class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a program in the run wants.  Only the fields of its verb count."""
 
     verb: Verb
-    """``defer``: record, to be done on merge (SQL of a known database: have it held ready).  ``begin``: record what is about
-    to be done, with its compensation; ``end`` says how it went.  ``undo`` and ``undone``: the same of a compensation."""
+    """``defer``: record, to be done on merge (SQL of a known database: have it held ready).  ``begin``: record what is
+    about to be done, with its compensation; ``end`` says how it went.  ``undo`` and ``undone``: the same of a
+    compensation."""
     request: Request | None = None
     undo: Command | None = None
     """for ``defer`` and ``begin``"""

@@ -1,9 +1,9 @@
 """Where a compensation runs: in a sandbox over a copy of the run, or with the user's own rights.
 
-Owns that choice and the temporary run.  A compensation that was recorded from inside a run was written by an agent, so it
-gets what the agent had, and no more: the same sandbox, over a fork of the run (or, when the run is over, over its base), of
-which nothing remains.  What the user's own program recorded, and what the user asks to have run outside, runs outside.
-Belongs to the thread of the store.
+Owns that choice and the temporary run.  A compensation that was recorded from inside a run was written by an agent, so
+it gets what the agent had, and no more: the same sandbox, over a fork of the run (or, when the run is over, over its
+base), of which nothing remains.  What the user's own program recorded, and what the user asks to have run outside, runs
+outside. Belongs to the thread of the store.
 """
 
 import os

@@ -36,20 +36,23 @@ STOP_SECONDS = 300.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-Verb = Literal["ping", "status", "seal", "stop", "rewind"]
+Verb = Literal["ping", "status", "seal", "stop", "rewind", "attend"]
 
 
 class Question(msgspec.Struct, frozen=True):
     """What a client wants."""
 
     verb: Verb
-    """``seal``: bring everything into the store; ``stop``: unmount, seal and end.  Both answer when it is done."""
+    """``seal``: bring everything into the store; ``stop``: unmount, seal and end.  Both answer when it is done.
+    ``attend``: the connection stays, for what only the user can allow (see ``questions``)."""
     force: bool = False
     """for ``stop``: also take the mount away from processes that use it, instead of refusing with ``MountBusy``"""
     position: int = 0
     """for ``rewind``: where in the journal to go back to"""
     paths: tuple[bytes, ...] = ()
     """for ``rewind``: what is to go back, relative to the base; nothing: everything"""
+    process: str = ""
+    """for ``rewind``: take back what commands matching this pattern did, whatever ``position`` says"""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -89,6 +92,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """only for ``rewind``: how many are different now"""
     snapshot: str = ""
     """only for ``rewind``: name of the snapshot of what was there before; empty when nothing was to be done"""
+    left: tuple[tuple[bytes, int, bytes], ...] = ()
+    """only for ``rewind``: what was to be taken back and stays as it is, see ``snapshots.takeback.Left``; the first ones,
+    if there are very many"""
 
 
 Message = TypeVar("Message", Question, Answer)
@@ -169,17 +175,38 @@ def _receive_line(connection: socket.socket) -> bytes:
     return line
 
 
-def bind(directory: Path) -> socket.socket:
+def connect(directory: Path) -> socket.socket:
+    """A connection to the server of the run in ``directory``, for a conversation; the caller closes it.
+
+    Raises ``ServerError``.
+    """
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(CONNECT_SECONDS)
+        _connect(connection, directory, CONNECT_SECONDS)
+        if not is_friend(connection):
+            raise ServerError("the control socket of the run is another user's; nothing was said")
+        connection.settimeout(None)
+    except OSError as error:
+        connection.close()
+        raise ServerError(f"the run's server does not answer: {error.strerror or error}") from None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def bind(directory: Path, name: bytes = NAME, *, backlog: int = 16) -> socket.socket:
     """The listening socket of the run in ``directory``; what a dead server left there is replaced."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
         try:
-            os.unlink(os.fsencode(directory / os.fsdecode(NAME)))
+            os.unlink(os.fsencode(directory / os.fsdecode(name)))
         except FileNotFoundError:
             pass
-        _with_short_path(directory, listener.bind)
-        listener.listen(16)
+        _with_short_path(directory, listener.bind, name)
+        listener.listen(backlog)
     except BaseException:
         listener.close()
         raise
@@ -200,11 +227,11 @@ def _connect(connection: socket.socket, directory: Path, timeout: float) -> None
             time.sleep(0.01)
 
 
-def _with_short_path(directory: Path, use: Any) -> None:
+def _with_short_path(directory: Path, use: Any, name: bytes = NAME) -> None:
     """Call ``use`` with a path of the socket that fits into a socket address (107 bytes), however deep the store is."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        use(b"/proc/self/fd/%d/%s" % (fd, NAME))
+        use(b"/proc/self/fd/%d/%s" % (fd, name))
     finally:
         os.close(fd)
 

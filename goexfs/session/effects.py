@@ -1,8 +1,8 @@
 """The effects of a run in the hands of the user: looking, deciding, and what each verdict on the run means for them.
 
-Owns those meanings: a merge leaves them pending until they are run, a discard or a rewind undoes what was done and drops
-what was not, an undo of the merge undoes.  How they are recorded is ``snapshots.ledger``'s, how they are carried out
-``goexfs.effects``'.  Belongs to the thread of the store.
+Owns those meanings: a merge leaves them pending until they are run, a discard or a rewind undoes what was done and
+drops what was not, an undo of the merge undoes.  How they are recorded is ``snapshots.ledger``'s, how they are carried
+out ``goexfs.effects``'.  Belongs to the thread of the store.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Literal, Self
 
-from snapshots.effects import Command, Effect, Request, State, Undo
+from snapshots.effects import Command, Effect, Request, State
 from snapshots.errors import EffectError, EffectsPending
 from snapshots.ledger import Ledger
 from snapshots.store import Store
@@ -50,6 +50,11 @@ class RunEffects:
     def pending(self) -> EffectList:
         """The deferred ones that are still to be done."""
         return self._ledger.pending()
+
+    @property
+    def are_undecided(self) -> bool:
+        """Whether there are any that a verdict on the run decides about."""
+        return must_stay(self._store, self._run.id)
 
     def get(self, number: int) -> Effect:
         """One of them.  Raises ``EffectError``."""
@@ -125,7 +130,10 @@ class RunEffects:
         record = self._run.record
         if record.state != "merged":
             self._check_over(record)
-        return run_pending(self._ledger, self._run.base, screen=lambda effect: carried_canary(record, effect), tell=tell)
+        def screen(effect: Effect) -> str | None:
+            return carried_canary(record, effect)
+
+        return run_pending(self._ledger, self._run.base, screen=screen, tell=tell)
 
     def _check_over(self, record: "Run") -> None:
         """Of a run that is still being worked in nothing is carried out."""
@@ -160,7 +168,7 @@ class RunEffects:
         if pending and wish == "refuse":
             label = self._run.record.label
             raise EffectsPending(
-                f"run {label} has {len(pending)} pending effect{'s' if len(pending) > 1 else ''} (goexfs effects {label}):"
+                f"run {label} has pending effects: {len(pending)}, see goexfs effects {label};"
                 " say --effects run to have them carried out after the merge, or --effects skip to leave them pending"
             )
 
@@ -184,7 +192,10 @@ class RunEffects:
 
     def take_back(self, *, outside: bool = False, tell: Tell | None = None) -> EffectList:
         """After an undo of the merge: undo what was done in the run and after the merge.  Raises ``EffectFailed``."""
+        from goexfs.effects.execute import withdraw_all
+
         self._ledger.recover()
+        withdraw_all(self._ledger, "the merge was undone")
         return self._compensate(self._ledger.compensable(), outside=outside, tell=tell)
 
     def _compensate(
@@ -225,7 +236,7 @@ def withdraw_after(store: Store, run_id: str, position: int, created_ns: int) ->
 def must_stay(store: Store, run_id: str) -> bool:
     """Whether a run has effects that nobody has decided about: its end must not throw them away."""
     ledger = Ledger(store, run_id)
-    return ledger.has_open() or any(effect.undo_state is Undo.KEPT and effect.is_compensable for effect in ledger.effects())
+    return ledger.has_open() or bool(ledger.compensable())
 
 
 def carried_canary(record: "Run", effect: Effect) -> str | None:

@@ -7,6 +7,7 @@ Knows no exit status but the two that shells fix for a command that cannot be st
 from typing import TYPE_CHECKING
 
 from goexfs.fuse.errors import MountpointBusy, MountpointUnusable
+from goexfs.policy.rules import PolicyError as PolicyError
 from snapshots.errors import BaseError, GoexfsError, RunError
 
 if TYPE_CHECKING:
@@ -39,6 +40,18 @@ class ServerError(RunError):
 
 class SandboxError(GoexfsError):
     """Bubblewrap is missing, or this machine does not let it work."""
+
+
+class NotInside(GoexfsError):
+    """A command that is for the user, given inside a run."""
+
+
+class PolicyViolated(GoexfsError):
+    """A merge would change what its run was not to see, or not to change."""
+
+
+class CanaryFound(GoexfsError):
+    """A merge or effect carries a canary: a secret that nobody had a reason to read."""
 
 
 class CommandError(GoexfsError):

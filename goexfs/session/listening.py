@@ -7,19 +7,25 @@ of one mount.  Event loop's thread.
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
+import msgspec
 import trio
 
 from goexfs.fuse.service import Service
 from goexfs.session import mounts
 from goexfs.session.control import MOST_BYTES, Answer, Question, Status, decode, encode, fault_of, is_friend
 from goexfs.session.errors import ServerError
+from goexfs.session.questions import Questions
 from snapshots.errors import GoexfsError
 from snapshots.names import readable
+from snapshots.takeback import Left
 
 QUESTION_SECONDS = 10.0
 """How long a client may take to say what it wants, and to take the answer."""
+
+COMMAND_BYTES = 500
+"""of a command line that is named in an answer"""
 
 MOST_CLIENTS = 32
 """More wait in the socket's queue."""
@@ -30,10 +36,11 @@ log = logging.getLogger(__name__)
 class Listening:
     """Answers on ``listener`` for ``service``; ``run`` returns only when cancelled, and then nobody is left waiting."""
 
-    def __init__(self, listener: socket.socket, service: Service, run_id: str) -> None:
+    def __init__(self, listener: socket.socket, service: Service, run_id: str, questions: Questions) -> None:
         self._listener = trio.socket.from_stdlib_socket(listener)
         self._service = service
         self._run_id = run_id
+        self._questions = questions
         self._slots = trio.Semaphore(MOST_CLIENTS)
         self._ended = trio.Event()
         self._fault: BaseException | None = None
@@ -79,6 +86,8 @@ class Listening:
                 line += data
         try:
             question = decode(line, Question)
+            if question.verb == "attend":
+                return await self._questions.attend(connection)
             act: dict[str, Callable[[Question], Awaitable[Answer]]] = {
                 "ping": self._ping, "status": self._status, "seal": self._seal, "stop": self._stop,
                 "rewind": self._rewind,
@@ -115,10 +124,10 @@ class Listening:
 
     async def _rewind(self, question: Question) -> Answer:
         try:
-            nodes, snapshot = await self._service.rewind(question.position, question.paths)
+            done = await self._service.rewind(question.position, question.paths, question.process)
         except OSError as error:
             raise ServerError(f"the run could not be rewound: {error.strerror}; nothing was changed") from None
-        return Answer(nodes=nodes, snapshot=snapshot)
+        return Answer(nodes=done.nodes, snapshot=done.snapshot, left=_as_many_as_fit(done.left))
 
     async def _stop(self, question: Question) -> Answer:
         self._stoppers += 1
@@ -143,6 +152,17 @@ class Listening:
             await trio.to_thread.run_sync(mounts.unmount, mountpoint)
         self._service.stop()
         return taken_from
+
+
+def _as_many_as_fit(left: Iterable[Left]) -> tuple[tuple[bytes, int, bytes], ...]:
+    room = MOST_BYTES // 2
+    fitting = []
+    for path, number, by in map(msgspec.structs.astuple, left):
+        room -= 2 * (len(path) + len(by[:COMMAND_BYTES])) + 64
+        if room < 0:
+            break
+        fitting.append((path, number, by[:COMMAND_BYTES]))
+    return tuple(fitting)
 
 
 async def _send_all(connection: trio.socket.SocketType, data: bytes) -> None:

@@ -3,8 +3,8 @@
 Owns the two ends of that conversation: ``Questions`` in the server (event loop's thread), ``Asker`` in the session
 process (a thread of its own receives, the session's thread asks).  Knows no terminal.
 
-The session process keeps one connection to the control socket open for as long as somebody is there to ask; its end means
-that nobody is.  Questions go down it one at a time, as lines of JSON, and each is answered with one line.
+The session process keeps one connection to the control socket open for as long as somebody is there to ask; its end
+means that nobody is.  Questions go down it one at a time, as lines of JSON, and each is answered with one line.
 """
 
 import queue

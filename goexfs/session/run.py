@@ -171,7 +171,8 @@ class Session(RunHandle):
         if not is_inside(wanted, self.base):
             wanted = self.base
         inside = os.path.normpath(os.path.join(self._mountpoint, os.path.relpath(wanted, self.base)))
-        if not os.path.isdir(inside):  # deleted in the run
+        covered = box is not None and box.view().source(wanted) != inside  # in /tmp, with / as the base
+        if covered or not os.path.isdir(inside):  # or deleted in the run
             wanted, inside = self.base, self._mountpoint
         return inside if box is None else wanted
 

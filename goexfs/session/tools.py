@@ -1,7 +1,7 @@
 """Tool functions of an agent framework that can be undone.
 
-Owns the decorator ``compensate_with``.  What it records goes to the run that a ``with run.effects:`` is about, else to the
-run that this process is inside of.  Any thread or task.
+Owns the decorator ``compensate_with``.  What it records goes to the run that a ``with run.effects:`` is about, else to
+the run that this process is inside of.  Any thread or task.
 
 The compensation is recorded by import path with the arguments of the call as JSON, so that another process can run it
 after this one is dead.  Its limits follow from that: both functions are at the top of modules that can be imported (not
@@ -52,7 +52,7 @@ def compensate_with(undo: Callable[..., Any]) -> Callable[[Callable[P, R]], Call
             @functools.wraps(function)
             async def recorded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
                 with _Recorded(function, undo, args, kwargs):
-                    return await function(*args, **kwargs)  # type: ignore[misc]
+                    return await function(*args, **kwargs)
 
             return recorded_async  # type: ignore[return-value]
 
@@ -89,7 +89,8 @@ class _Recorded:
         if self._recorder is None:
             return
         try:
-            self._recorder.end(self._number, error is None, "returned" if error is None else f"raised {kind!r}: {error}")
+            detail = "returned" if error is None else f"raised {kind!r}: {error}"
+            self._recorder.end(self._number, error is None, detail)
         except EffectError:
             if error is None:
                 raise
