@@ -70,7 +70,7 @@ class Changes:
             node.identity = node.base_identity()
 
     def record(
-        self, op: Op, node: Node, bits: Changed, now_ns: int, *links: tuple[Dir, bytes], data: Iterable[Data] = ()
+        self, op: Op, node: Node, bits: int, now_ns: int, *links: tuple[Dir, bytes], data: Iterable[Data] = ()
     ) -> None:
         """*node* changed in the way of *bits*, and the names *links* with it; *data* is what happened to its content.
 
@@ -109,7 +109,7 @@ class Changes:
         )
         self._told()
 
-    def also(self, node: Node, bits: Changed) -> None:
+    def also(self, node: Node, bits: int) -> None:
         """One more node that the operation changed; before its `record`, which tells of both."""
         self._untold[node.ino] = node
         self.keep(node, bits)
@@ -120,7 +120,7 @@ class Changes:
         if self._untold_links:
             self._untold_links = set()
 
-    def keep(self, node: Node, bits: Changed | int) -> None:
+    def keep(self, node: Node, bits: int) -> None:
         """The node belongs to the upper from now on, and so does every directory above it."""
         if node.identity is None:
             self.before(node)

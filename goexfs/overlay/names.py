@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from goexfs.overlay.changes import Op
 from goexfs.overlay.content import Inline
+from goexfs.overlay.guard import Concealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import NAME_MAX, View, error
 from snapshots.entries import Changed, Hidden
@@ -53,6 +54,8 @@ class Names:
         self, parent: Node, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes | None = None
     ) -> Node:
         directory = self._vacancy(parent, name)
+        guard = self._view.guard
+        ruling = -1 if guard is None else guard.allow_new(directory, name, is_dir=stat.S_ISDIR(mode))
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             if stat.S_ISDIR(mode):
@@ -62,6 +65,7 @@ class Names:
         node.uid, node.gid, node.rdev = uid, gid, rdev
         node.atime_ns = node.mtime_ns = node.ctime_ns = now
         node.changed = Changed.ATTRS
+        node.ruling = ruling
         if isinstance(node, File):
             node.content = Inline()
             node.changed |= Changed.DATA
@@ -74,7 +78,7 @@ class Names:
         self._view.register(node)
         self._attach(directory, name, node)
         data = (Whole(b""),) if isinstance(node, File) else ()
-        self._changes.record(Op.CREATE, node, Changed(node.changed), now, (directory, name), data=data)
+        self._changes.record(Op.CREATE, node, node.changed, now, (directory, name), data=data)
         return node
 
     def link(self, node: Node, parent: Node, name: bytes) -> Node:
@@ -86,6 +90,11 @@ class Names:
             raise error(errno.ENOENT)
         if node.nlink >= LINK_MAX:
             raise error(errno.EMLINK)
+        guard = self._view.guard
+        if guard is not None:
+            guard.allow_change(node)
+            guard.allow_new(directory, name, is_dir=False)
+            guard.moved(node)
         now = self._now_ns()
         self._changes.before(node)
         node.nlink += 1
@@ -115,6 +124,9 @@ class Names:
         self._remove(parent, name, node)
 
     def _remove(self, parent: Dir, name: bytes, node: Node) -> None:
+        guard = self._view.guard
+        if guard is not None:
+            guard.allow_removal(parent, node)
         whiteout = self._leaves_whiteout(parent, name, node)
         now = self._now_ns()
         self._changes.before(node)
@@ -130,6 +142,8 @@ class Names:
             return False
         if directory.base is None:
             return True
+        if self._view.guard is not None and self._view.guard.holds_back(directory):
+            return False
         try:
             names = self._view.base.list(directory.base)
         except (FileNotFoundError, NotADirectoryError):
@@ -146,6 +160,7 @@ class Names:
         """Rename, replace or (RENAME_EXCHANGE) swap.  Whatever lies below a directory is not touched: it goes along."""
         node = self._view.lookup(old_parent, old_name)
         target = self._view.find(new_parent, new_name)
+        guard = self._view.guard
         assert isinstance(old_parent, Dir)
         assert isinstance(new_parent, Dir)
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
@@ -157,6 +172,11 @@ class Names:
                 raise error(errno.ENOENT)
             if isinstance(target, Dir) and _is_below(old_parent, target):
                 raise error(errno.EINVAL)
+            if guard is not None:
+                guard.allow_removal(new_parent, target)
+                guard.allow_removal(old_parent, node)
+                guard.allow_rename(node, new_parent, new_name)
+                guard.allow_rename(target, old_parent, old_name)
             self._exchange(old_parent, old_name, node, new_parent, new_name, target)
             return
         if target is not None:
@@ -167,6 +187,11 @@ class Names:
             self._check_replaceable(node, target, old_parent)
         else:
             self._vacancy(new_parent, new_name)
+        if guard is not None:
+            if target is not None:
+                guard.allow_removal(new_parent, target, replaced=True)
+            guard.allow_removal(old_parent, node)
+            guard.allow_rename(node, new_parent, new_name)
         self._move(old_parent, old_name, node, new_parent, new_name, target)
 
     def _check_replaceable(self, node: Node, target: Node, old_parent: Dir) -> None:
@@ -194,6 +219,7 @@ class Names:
         node.ctime_ns = now
         if node.is_dir and old_parent is not new_parent:
             self._move_dot_dot(old_parent, new_parent)
+        self._moved(node)
         self._changes.record(Op.RENAME, node, Changed.ATTRS, now, (old_parent, old_name), (new_parent, new_name))
         if target is not None:
             self._view.release_if_unused(target)
@@ -211,8 +237,14 @@ class Names:
         if a_parent is not b_parent and a.is_dir != b.is_dir:
             self._move_dot_dot(*((a_parent, b_parent) if a.is_dir else (b_parent, a_parent)))
         a.ctime_ns = b.ctime_ns = now
+        self._moved(a, b)
         self._changes.also(b, Changed.ATTRS)
         self._changes.record(Op.RENAME, a, Changed.ATTRS, now, (a_parent, a_name), (b_parent, b_name))
+
+    def _moved(self, *nodes: Node) -> None:
+        if self._view.guard is not None:
+            for node in nodes:
+                self._view.guard.moved(node)
 
     def _move_dot_dot(self, old_parent: Dir, new_parent: Dir) -> None:
         old_parent.nlink -= old_parent.nlink > 2
@@ -224,7 +256,13 @@ class Names:
         """The directory *parent*, which has no *name*; EEXIST otherwise, EPERM for a name that is hidden."""
         if len(name) > NAME_MAX:
             raise error(errno.ENAMETOOLONG)
-        if self._view.find(parent, name) is not None:
+        try:
+            self._view.lookup(parent, name)
+        except Concealed:
+            raise error(errno.EPERM) from None
+        except FileNotFoundError:
+            pass
+        else:
             raise error(errno.EEXIST)
         assert isinstance(parent, Dir)
         if name in parent.hidden:

@@ -21,7 +21,7 @@ def entry_of(node: Node, content: Content | None = None) -> Entry:
         node.atime_ns,
         node.mtime_ns,
         node.ctime_ns,
-        int(node.changed),
+        node.changed,
         _origin_of(node),
         content,
         node.target if isinstance(node, Symlink) else None,
