@@ -54,6 +54,11 @@ class BaseDir:
             d = d.parent
         return b"/".join(reversed(names))
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode number; (-1, -1) until it was first opened."""
+        return self._dev, self._ino
+
     def __repr__(self) -> str:
         return f"<BaseDir {readable(self.path) or '.'}>"
 
@@ -184,7 +189,7 @@ class BaseTree:
         if noatime:
             flags |= os.O_NOATIME
         try:
-            return os.open(name, flags, dir_fd=dir_fd)
+            return self._openat_once(name, flags, dir_fd)
         except OSError as e:
             # EPERM is O_NOATIME on someone else's file; a file that may not be read at all is EACCES.
             if e.errno == errno.EPERM and flags & os.O_NOATIME:
@@ -193,6 +198,10 @@ class BaseTree:
                 self.trim(max(2, len(self._open_dirs) // 2))
                 return self._openat(name, flags, dir_fd, noatime=False)
             raise
+
+    def _openat_once(self, name: bytes, flags: int, dir_fd: int | None) -> int:
+        """``openat``; the one place in which anything is opened."""
+        return os.open(name, flags, dir_fd=dir_fd)
 
     # -- what is in them; ``name`` may be b"." for the directory itself
 

@@ -40,6 +40,7 @@ _BATCH_BYTES = 4 << 20  # per transaction of put_many: bounds memory, the log, a
 _BATCH_ROWS = 4000
 _COLLECT_ROWS = 1000  # per transaction of collect
 _PAGE_ROWS = 2000
+_AHEAD_ROWS = 32
 _LAST_SUFFIX = b"\xff" * 8
 
 
@@ -237,6 +238,26 @@ class Objects:
             raise self._file_missing(name) from None
         except OSError as exc:
             raise durable.failure(exc, f"cannot read object {name.hex()}") from exc
+
+    def read_ahead(self, name: bytes, limit: int) -> dict[bytes, bytes]:
+        """A small object, and more that were stored right after it, up to about ``limit`` bytes together.
+
+        Errors: ObjectMissing.
+        """
+        found = {name: self.read(name)}
+        held = len(found[name])
+        later = self._db.all(
+            "SELECT name, size FROM objects WHERE place = ? AND id > (SELECT id FROM objects WHERE name = ?)"
+            " ORDER BY id LIMIT ?",
+            (Place.ROW, name, _AHEAD_ROWS),
+        )
+        for other, size in later:
+            held += size
+            if held > limit:
+                break
+            data = self._row(other)[2]
+            found[other] = data
+        return found
 
     def descriptor(self, name: bytes) -> int | None:
         """The open file of a large object, for copying in the kernel; None for a small one.  Errors: ObjectMissing.

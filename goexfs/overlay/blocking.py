@@ -1,10 +1,11 @@
 """How an operation says that it would have to wait for a disk.
 
-Owns the one exception for it.  The overlay never waits on the event loop's thread: an operation that needs what
-memory and page cache do not have raises `WouldBlock` *before it has changed anything*; the caller runs ``prepare`` in
-a worker thread and calls the operation again, which then finds what it needs.
+Owns the one exception for it, and the descriptors that go along.  The overlay never waits on the event loop's thread:
+an operation that needs what memory and page cache do not have raises `WouldBlock` *before it has changed anything*; the
+caller runs ``prepare`` in a worker thread and calls the operation again, which then finds what it needs.
 """
 
+import os
 from collections.abc import Callable
 
 
@@ -14,3 +15,20 @@ class WouldBlock(Exception):
     def __init__(self, prepare: Callable[[], None]) -> None:
         super().__init__("would block")
         self.prepare = prepare
+
+
+class Lent:
+    """A duplicate of a descriptor for a worker thread; closed with its last reference.
+
+    (Whoever catches a `WouldBlock` may have no use for it, and never call ``prepare``.)
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = -1
+        self.fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)

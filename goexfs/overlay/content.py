@@ -18,6 +18,7 @@ from typing import Protocol
 
 from goexfs.overlay.blocking import WouldBlock
 from goexfs.overlay.descriptors import DescriptorPool
+from goexfs.overlay.reading import EarlyReads, LocalReads
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import Content as Record
 from snapshots.entries import Extent, Identity
@@ -30,14 +31,13 @@ A larger one keeps reading its unwritten ranges from the base.
 """
 
 _BLOCK = 4096
-_EARLY_LIMIT = 64
 
 
 class ObjectReader(Protocol):
     """What the overlay needs of `snapshots.objects.Objects`."""
 
-    def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
-        """Bytes of an object."""
+    def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes | memoryview:
+        """Bytes of an object; may raise `WouldBlock`."""
 
 
 def rounded_blocks(length: int) -> int:
@@ -53,7 +53,7 @@ class BaseFile:
     be silent corruption.
     """
 
-    __slots__ = ("_dir", "_early", "_name", "_pool", "_tree", "dev", "ino", "trusted")
+    __slots__ = ("_blocks", "_dir", "_early", "_name", "_pool", "_tree", "dev", "ino", "trusted")
 
     def __init__(
         self, tree: BaseTree, directory: BaseDir, name: bytes, dev: int, ino: int, pool: DescriptorPool
@@ -65,7 +65,8 @@ class BaseFile:
         self.dev = dev
         self.ino = ino
         self.trusted: Identity | None = None
-        self._early: dict[tuple[int, int], bytes] = {}
+        self._early = EarlyReads()
+        self._blocks = 0
 
     def open_fd(self) -> int:
         """Open the base file; ESTALE when another file has its name now."""
@@ -74,6 +75,7 @@ class BaseFile:
         if (st.st_dev, st.st_ino) != (self.dev, self.ino):
             os.close(fd)
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        self._blocks = st.st_blocks
         return fd
 
     def open(self) -> None:
@@ -93,35 +95,12 @@ class BaseFile:
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
         """Bytes of the base file, from the page cache; raises `WouldBlock` when they are not all there."""
-        if self._early:
-            early = self._early.pop((offset, length), None)
-            if early is not None:
-                return early
+        early = self._early.take(offset, length)
+        if early is not None:
+            return early
         fd = self._pool.get(self)
         self._check(fd)
-        buffer = bytearray(length)
-        try:
-            got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        except OSError as error:  # EAGAIN: not in the page cache; EOPNOTSUPP: this filesystem cannot say
-            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
-                raise
-        else:
-            if got in (length, 0):
-                return memoryview(buffer)[:got]
-            # A short answer may be the end of the file or the end of what the cache has.
-            if offset + got >= os.fstat(fd).st_size:
-                return memoryview(buffer)[:got]
-        own = os.dup(fd)
-
-        def prepare() -> None:
-            try:
-                if len(self._early) >= _EARLY_LIMIT:  # of reads that were interrupted and never came back
-                    self._early.clear()
-                self._early[offset, length] = os.pread(own, length, offset)
-            finally:
-                os.close(own)
-
-        raise WouldBlock(prepare)
+        return self._early.read(fd, offset, length)
 
     def read_held(self, offset: int, length: int) -> bytes:
         """At least one byte, waiting for the disk; EIO when the file changed or ends before *offset*."""
@@ -133,11 +112,14 @@ class BaseFile:
         return data
 
     def blocks(self) -> int:
-        """``st_blocks`` of the base file, 0 when it is gone."""
+        """``st_blocks`` of the base file, 0 when it is gone; never raises."""
         try:
-            return os.fstat(self._pool.get(self)).st_blocks
+            self._blocks = os.fstat(self._pool.get(self)).st_blocks
+        except WouldBlock:
+            pass  # as they were
         except OSError:
             return 0
+        return self._blocks
 
 
 class Inline:
@@ -264,13 +246,14 @@ class Sealed:
 class FrozenSpool:
     """A spool that is written no more: what it covers is being stored."""
 
-    __slots__ = ("_path", "_pool", "given_back", "ranges", "size", "source", "source_limit")
+    __slots__ = ("_path", "_pool", "_reads", "given_back", "ranges", "size", "source", "source_limit")
 
     def __init__(
         self, path: Path, pool: DescriptorPool, ranges: RangeSet, size: int, source: "Source | None", limit: int
     ) -> None:
         self._path = path
         self._pool = pool
+        self._reads = LocalReads()
         self.ranges = ranges
         self.size = size
         self.source = source
@@ -294,11 +277,13 @@ class FrozenSpool:
         if offset >= end:
             return b""
         if self.ranges.covers(offset, end):
-            return os.pread(self._pool.get(self), end - offset, offset)
+            return self._reads.read(self._pool.get(self), offset, end - offset)
         out = bytearray(end - offset)
         for start, stop, inside in self.ranges.pieces(offset, end):
             if inside:
-                out[start - offset : stop - offset] = os.pread(self._pool.get(self), stop - start, start)
+                out[start - offset : stop - offset] = self._reads.read(
+                    self._pool.get(self), start, stop - start
+                )
             elif self.source is not None and start < self.source_limit:
                 stop = min(stop, self.source_limit)
                 out[start - offset : stop - offset] = _exactly(self.source.read(start, stop - start), stop - start)
@@ -340,6 +325,14 @@ class Spool(FrozenSpool):
     def open_fd(self) -> int:
         """For the pool."""
         return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+
+    def expect_write(self, start: int, end: int) -> None:
+        """These bytes are about to be written, or cut off up to *end*: `WouldBlock` when a page that keeps a part of
+        what it has is not in the page cache.
+        """
+        for edge in (start, end):
+            if edge % _BLOCK:
+                self._reads.read(self._pool.get(self), edge // _BLOCK * _BLOCK, 1)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write at any offset."""

@@ -21,6 +21,7 @@ from goexfs.overlay.content import (
     Spool,
     rounded_blocks,
 )
+from goexfs.overlay.given import Given
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
@@ -28,6 +29,7 @@ from snapshots.journal import Cut, Data, Load, Patch, Range, Spooled, Whole
 from snapshots.ranges import RangeSet
 
 MAX_FILE_SIZE = (1 << 63) - 1
+_WRITING = os.O_ACCMODE | os.O_TRUNC
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -68,6 +70,8 @@ class Files:
         """
         if not isinstance(node, File):
             raise error(errno.EISDIR if isinstance(node, Dir) else errno.ENXIO)
+        if flags & _WRITING and self._view.guard is not None:
+            self._view.guard.allow_change(node)
         if flags & os.O_TRUNC:  # Linux truncates also what is opened for reading only
             self.truncate(node, 0)
         elif node.content is None:
@@ -117,6 +121,8 @@ class Files:
         end = offset + len(data)
         if end > MAX_FILE_SIZE:
             raise error(errno.EFBIG)
+        if isinstance(node.content, Spool):
+            node.content.expect_write(offset, end)
         content = self._writable(node, max(end, node.size))
         if isinstance(content, Inline):
             before = len(content.buffer)
@@ -137,6 +143,8 @@ class Files:
             content: Inline | Spool = Inline()  # nothing of the old content survives: no copy-up
             self._become(node, content, Whole(b""))
         else:
+            if isinstance(node.content, Spool):
+                node.content.expect_write(size, size)
             content = self._writable(node, size)
         if isinstance(content, Inline):
             self._changes.inline_bytes += size - len(content.buffer)
@@ -168,6 +176,8 @@ class Files:
 
         no setuid, and no setgid unless it means locking.
         """
+        if self._view.guard is not None:
+            self._view.guard.allow_change(node)
         self._changes.before(node)
         node.mode &= ~stat.S_ISUID
         if node.mode & stat.S_IXGRP:
@@ -179,6 +189,7 @@ class Files:
     def _writable(self, node: File, size: int) -> Inline | Spool:
         """The content of *node* in a state that takes a write up to *size*; the first call copies up."""
         content = node.content
+        assert not isinstance(content, Given), "the guard lets nobody write to it"
         if isinstance(content, Spool) or (isinstance(content, Inline) and size <= INLINE_LIMIT):
             return content
         largest = max(size, node.size)
@@ -197,9 +208,11 @@ class Files:
             return self._spool_with(node, bytes(source.buffer))
         if node.size <= COPY_WHOLE_LIMIT:
             return self._spool_with(node, source.read(0, node.size))
+        if isinstance(source, BaseFile):
+            source.open()  # held from now on: the base may lose its name
         self._changes.before(node)
         if isinstance(source, BaseFile):
-            self._view.trust(node).open()  # held from now on: the base may lose its name
+            self._view.trust(node)
         assert not isinstance(source, FrozenInline)
         spool = self._new_spool(node, node.size, source)
         self._become(node, spool, Spooled(spool.path.name, node.size, node.size))

@@ -8,8 +8,13 @@ Nodes are loaded as the listing reaches them.  Event-loop thread only.
 import errno
 from collections.abc import Iterator
 
+from goexfs.overlay.blocking import WouldBlock
+from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import WHITEOUT, Dir, Node
 from goexfs.overlay.view import View, error
+
+AHEAD = 512
+"""names that are looked up together when one of them has to be waited for"""
 
 
 class DirHandle:
@@ -55,12 +60,22 @@ class Listings:
             yield b"..", node.parent or node, 2
         names = handle.names
         for at in range(max(start - 2, 0), len(names)):
-            child = self._view.find(node, names[at])
+            try:
+                child = self._view.find(node, names[at])
+            except WouldBlock as blocked:
+                raise self._ahead(node, names[at + 1 : at + AHEAD], blocked) from None
             if child is not None:
                 yield names[at], child, at + 3
 
+    def _ahead(self, node: Dir, names: list[bytes], blocked: WouldBlock) -> WouldBlock:
+        """One name of a directory has to be waited for: so will the next ones have."""
+        base = self._view.base
+        if not isinstance(base, LocalBaseTree) or node.base is None:
+            return blocked
+        return base.ahead(node.base, [name for name in names if name not in node.children], blocked)
+
     def _names(self, node: Dir) -> list[bytes]:
-        children, hidden = node.children, node.hidden
+        children, hidden, guard = node.children, node.hidden, self._view.guard
         shown: list[bytes] = []
         if node.base is not None:
             try:
@@ -70,6 +85,8 @@ class Listings:
                     raise
             if hidden:
                 shown = [name for name in shown if name not in hidden]
+        if guard is not None and guard.holds_back(node):
+            shown += [name for name in guard.canary_names(node) if name not in shown]
         if not children:
             return shown
         below = set(shown)

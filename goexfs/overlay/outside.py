@@ -7,9 +7,12 @@ touched keeps what the run made of it.  Event-loop thread only.
 
 import logging
 import os
+import stat
+from collections.abc import Callable
 from typing import NamedTuple
 
 from goexfs.overlay.files import Files
+from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View
 from snapshots.base import BaseDir
@@ -35,7 +38,15 @@ class Outside:
         """directories that the run keeps and the base has replaced, not yet followed"""
 
     def base_changed(self, path: bytes) -> list[Invalidation]:
-        """Something happened at *path* (relative to the base): created, changed, removed or renamed."""
+        """Something happened at *path* (relative to the base): created, changed, removed or renamed.
+
+        A local base is asked at once: what has just been changed is in memory.  On one that may be slow this raises
+        `WouldBlock`, so it is only for requests (nothing reports what changes there).
+        """
+        with self._view.directly():
+            return self._changed(path)
+
+    def _changed(self, path: bytes) -> list[Invalidation]:
         above, _, name = path.rpartition(b"/")
         stale: list[Invalidation] = []
         if not path:
@@ -44,6 +55,9 @@ class Outside:
         directory = self._view.dir_over(above)
         if self._view.is_hidden(path) or (directory is None and not self._view.elsewhere):
             return stale  # nothing of it was ever looked at
+        guard = self._view.guard
+        if guard is not None and guard.concerns(name):
+            guard.base_changed(path, self._stat(self._view.base.dir(above), name))
         if directory is not None:
             self._refresh_dir(directory, stale)
             child = directory.children.get(name)
@@ -57,8 +71,19 @@ class Outside:
         self._follow_replaced(stale)
         return stale
 
+    def everything_in_memory(self) -> Callable[[], None]:
+        """For a worker thread: what `everything_changed` is about to ask is brought into memory."""
+        base = self._view.base
+        if not isinstance(base, LocalBaseTree):
+            return lambda: None
+        return base.looking((path, list(directory.children)) for path, directory in self._view.loaded_dirs())
+
     def everything_changed(self) -> list[Invalidation]:
-        """Reports were lost: look at every name that is loaded."""
+        """Reports were lost: look at every name that is loaded.  """
+        with self._view.directly():
+            return self._all_changed()
+
+    def _all_changed(self) -> list[Invalidation]:
         stale: list[Invalidation] = []
         for directory in [node for node in self._view.nodes.values() if isinstance(node, Dir)]:
             self._refresh_dir(directory, stale)
@@ -69,8 +94,8 @@ class Outside:
         return stale
 
     def _child_changed(self, directory: Dir, name: bytes, child: Node, stale: list[Invalidation]) -> None:
-        if not directory.shows(child, name):
-            return  # the run's own file of that name
+        if not directory.shows(child, name) or (not child.dev and not child.kept):
+            return  # the run's own file of that name, or a canary
         st = self._stat(directory.base, name)
         if st is not None and _same(child, st):
             if isinstance(child, Dir):
@@ -86,7 +111,7 @@ class Outside:
             else:
                 self._touched_changed(child, st, stale)
             return
-        if st is not None and isinstance(child, Dir):
+        if st is not None and isinstance(child, Dir) and stat.S_ISDIR(st.st_mode):
             self._view.replace(directory, name, child, st)
             stale.append(Invalidation(directory.ino, name))
             return

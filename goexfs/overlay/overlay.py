@@ -13,13 +13,16 @@ from goexfs.overlay.attributes import Attributes
 from goexfs.overlay.changes import Journal
 from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool
 from goexfs.overlay.files import Files, Handle
+from goexfs.overlay.guard import Guard
 from goexfs.overlay.listing import Listings
+from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.names import Names
 from goexfs.overlay.nodes import File, Node
 from goexfs.overlay.outside import Outside
 from goexfs.overlay.restore import restore
 from goexfs.overlay.rewind import Rewinding
 from goexfs.overlay.sealing import Sealing
+from goexfs.overlay.slowbase import SlowBaseTree
 from goexfs.overlay.view import View
 from snapshots.base import BaseTree
 from snapshots.entries import UpperState
@@ -39,7 +42,7 @@ class Overlay:
     """The merged view of *base* and an upper that starts as *state*.
 
     *objects* reads sealed contents, *spool* is a directory for large dirty ones, *hidden* are paths below the base
-    that the run must neither see nor touch, *now_ns* is the clock.
+    that the run must neither see nor touch, *guard* holds what the policy says, *now_ns* is the clock.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class Overlay:
         spool: Path,
         *,
         hidden: frozenset[bytes] = frozenset(),
+        guard: Guard | None = None,
         now_ns: Callable[[], int] = kernel_time_ns,
     ) -> None:
-        self.view = view = View(base, objects, spool, hidden=hidden, next_ino=state.next_ino)
+        self.view = view = View(base, objects, spool, hidden=hidden, next_ino=state.next_ino, guard=guard)
         restore(view, state)
+        if isinstance(base, SlowBaseTree | LocalBaseTree):
+            base.waiting = False  # from now on there is an event loop
         self.root = view.root
         self.nodes = view.nodes
         names = Names(view, now_ns)
@@ -94,6 +100,7 @@ class Overlay:
         self.finish = sealing.finish
         self.give_back = sealing.give_back
         self.base_changed = outside.base_changed
+        self.everything_in_memory = outside.everything_in_memory
         self.everything_changed = outside.everything_changed
         self.prepare_rewind = rewinding.prepare
         self.rewind = rewinding.apply

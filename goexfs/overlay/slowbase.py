@@ -3,8 +3,8 @@ loop.
 
 Owns the hand-over of answers: a question that has no answer yet raises `WouldBlock`; its ``prepare`` asks in the
 worker thread, through a `BaseTree` that no other thread uses meanwhile, and leaves the answer (or the error) for the
-operation, which is then called again.  A thread that is stuck holds up nobody but its own caller.  For a local disk the
-plain `BaseTree` is right: a thread costs more than the answer.
+operation, which is then called again.  A thread that is stuck holds up nobody but its own caller.  For a local disk
+`LocalBaseTree` is right, and `open_base` chooses.
 
 Threading: as `BaseTree`, except that ``prepare`` runs in any thread.
 """
@@ -17,6 +17,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 from goexfs.overlay.blocking import WouldBlock
+from goexfs.overlay.localbase import LocalBaseTree
+from goexfs.overlay.nowait import filesystem_of
 from snapshots.base import BaseDir, BaseTree
 
 SLOW_FILESYSTEMS = frozenset(b"9p afs ceph cifs coda gfs2 lustre nfs nfs4 ocfs2 smb3 virtiofs".split())
@@ -42,15 +44,13 @@ class _Answer(NamedTuple):
 
 def is_slow(path: bytes) -> bool:
     """Whether the filesystem at *path* may keep its callers waiting: the network ones and everything on FUSE."""
-    want = os.stat(path).st_dev
-    number = b"%d:%d" % (os.major(want), os.minor(want))
-    with open("/proc/self/mountinfo", "rb") as mounts:
-        for line in mounts:
-            fields = line.split()
-            if fields[2] == number:
-                kind = fields[fields.index(b"-") + 1]
-                return kind in SLOW_FILESYSTEMS or kind == b"fuse" or kind.startswith(b"fuse.")
-    return False
+    kind = filesystem_of(os.stat(path).st_dev)
+    return kind in SLOW_FILESYSTEMS or kind == b"fuse" or kind.startswith(b"fuse.")
+
+
+def open_base(path: bytes) -> "SlowBaseTree | LocalBaseTree":
+    """The base, asked in the way that suits its filesystem.  Raises `snapshots.errors.BaseError`."""
+    return SlowBaseTree(path) if os.path.isdir(path) and is_slow(path) else LocalBaseTree(path)
 
 
 _Question = tuple[str, *tuple[Hashable, ...]]

@@ -10,11 +10,14 @@ misleading: it is on another device, it is number 1, or the number belongs to a 
 import errno
 import os
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from goexfs.overlay.changes import Changes
 from goexfs.overlay.content import BaseFile, FrozenSpool, Inline, ObjectReader, Spool
 from goexfs.overlay.descriptors import DescriptorPool
+from goexfs.overlay.guard import Guard
+from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO
@@ -35,12 +38,15 @@ class View:
     """
 
     def __init__(
-        self, base: BaseTree, objects: ObjectReader, spool: Path, *, hidden: frozenset[bytes], next_ino: int
-    ) -> None:
+        self, base: BaseTree, objects: ObjectReader, spool: Path, *, hidden: frozenset[bytes], next_ino: int,
+        guard: Guard | None = None,
+    ) -> None:  # fmt: skip
         self.base = base
         self.objects = objects
         self.spool = spool
         self.pool = DescriptorPool()
+        self.guard = guard
+        """what the policy says; None when there is none"""
         self.changes = Changes(self._complete)
         self.base_watched = False
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
@@ -107,6 +113,13 @@ class View:
     def loaded_dirs(self) -> list[tuple[bytes, Dir]]:
         """Every loaded directory that shows one of the base, with that one's path."""
         return list(self._dirs.items())
+
+    def directly(self) -> AbstractContextManager[None]:
+        """Meanwhile the base is asked at once, whether the answer is in memory or not.
+
+        For what happens outside of requests.  (A base that may be slow is not asked then either.)
+        """
+        return self.base.directly() if isinstance(self.base, LocalBaseTree) else nullcontext()
 
     # -- inode numbers
 
@@ -209,15 +222,40 @@ class View:
             if len(name) > NAME_MAX:
                 raise error(errno.ENAMETOOLONG)
             raise error(errno.ENOENT)
+        guard = self.guard
         try:
             st = self.base.stat(parent.base, name)
         except OSError as e:
+            canary = None if guard is None else guard.hatch(parent, name, self.new_number)
+            if canary is not None:
+                return self._enter_canary(parent, name, canary)
             raise error(errno.ENOENT if e.errno in (errno.ESTALE, errno.ENOTDIR) else e.errno or errno.EIO) from None
-        return self.adopt(parent, name, st)
+        if guard is None:
+            return self.adopt(parent, name, st)
+        return self._adopt_guarded(guard, parent, name, st)
+
+    def _adopt_guarded(self, guard: Guard, parent: Dir, name: bytes, st: os.stat_result) -> Node:
+        """As `adopt`, for what the run may see; masked if it is to be."""
+        masked = guard.admit(parent, name, st)
+        node = self.adopt(parent, name, st)
+        if masked and isinstance(node, File) and node.content is None:
+            guard.mask(node, parent, name, st)
+        return node
+
+    def _enter_canary(self, parent: Dir, name: bytes, node: File) -> Node:
+        known = self.nodes.get(node.ino)
+        if isinstance(known, File):  # the kernel, or an open file, still knows it
+            node = known
+        parent.children[name] = node
+        node.add_name(parent, name)
+        self.register(node)
+        return node
 
     def _again(self, parent: Dir, name: bytes, child: Node) -> Node:
         """An unwatched base: is *name* still what it was?"""
         assert parent.base is not None
+        if not child.dev:
+            return child  # a canary
         try:
             st = self.base.stat(parent.base, name)
         except OSError:
@@ -238,7 +276,7 @@ class View:
             child.take(st)  # the same directory with other names or attributes: a directory has no content to mix up
             return child
         self.drop_child(parent, name, child)
-        return self.adopt(parent, name, st)
+        return self.adopt(parent, name, st) if self.guard is None else self._adopt_guarded(self.guard, parent, name, st)
 
     def drop_child(self, parent: Dir, name: bytes, child: Node) -> None:
         """The base no longer has the unchanged *child* at *name*.  What is open stays readable through its

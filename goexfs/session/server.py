@@ -26,13 +26,17 @@ from goexfs.fuse import occasions
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
-from goexfs.overlay.slowbase import SlowBaseTree, is_slow
-from goexfs.session import control
+from goexfs.overlay.objectcache import ObjectCache
+from goexfs.overlay.slowbase import SlowBaseTree, open_base
+from goexfs.session import agent as agents
+from goexfs.session import channel, control
 from goexfs.session.birth import NAME
 from goexfs.session.control import fault_of
+from goexfs.session.effects import must_stay
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
-from snapshots.base import BaseTree
+from goexfs.session.policing import guard_of
+from goexfs.session.questions import Questions
 from snapshots.errors import GoexfsError, StoreError
 from snapshots.occasions import parse_occasions
 from snapshots.recovery import Recovery, recover
@@ -101,15 +105,13 @@ def _log_to(path: Path) -> None:
 def _discard(store: Store, run_id: str) -> None:
     """The session process died before its verdict, and this run was to leave nothing."""
     try:
+        if must_stay(store, run_id):
+            log.warning("the run has effects that nobody has decided about: it is kept")
+            return
         store.discard(run_id)
         store.runs.forget(run_id)
     except GoexfsError as error:
         log.error("the run could not be discarded: %s", error)
-
-
-def _base(path: bytes) -> BaseTree:
-    """The base, reached in the way that its filesystem asks for.  Raises ``BaseError``."""
-    return SlowBaseTree(path) if os.path.isdir(path) and is_slow(path) else BaseTree(path)
 
 
 def _tell_of(recovery: Recovery | None) -> None:
@@ -167,19 +169,28 @@ class _Server:
         assignment = self._assignment
         run_id, store = assignment.run_id, self._store
         directory = store.runs.directory(run_id)
-        with _base(assignment.base) as base, control.bind(directory) as listener:
+
+        def service_store() -> Store:
+            return Store.open(store.path, create=False)
+
+        objects = ObjectCache(service_store)
+        with (
+            open_base(assignment.base) as base, control.bind(directory) as listener,
+            agents.bind(directory) as speaking, contextlib.closing(objects),
+        ):  # fmt: skip
             _tell_of(recover(store, run_id))
             state = store.upper(run_id).load()
             hidden = frozenset(assignment.hidden)
-            overlay = Overlay(base, state, store.objects, directory / "spool", hidden=hidden)
-            if isinstance(base, SlowBaseTree):
-                base.waiting = False
+            guard = guard_of(assignment.policy, assignment.base, hidden=hidden)
+            overlay = Overlay(base, state, objects, directory / "spool", hidden=hidden, guard=guard)
             recording = Recording(directory / "journal", state.journal)
             service = Service(
                 overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
-                open_store=lambda: Store.open(store.path, create=False), recording=recording,
+                open_store=service_store, recording=recording,
             )  # fmt: skip
-            listening = Listening(listener, service, run_id)
+            questions = Questions()
+            listening = Listening(listener, service, run_id, questions)
+            agent = agents.Agent(speaking, service, run_id, service_store, questions)
             async with trio.open_nursery() as nursery:
 
                 def mounted() -> None:
@@ -191,6 +202,7 @@ class _Server:
                         nursery.start_soon(self._notice_death, listening)
 
                 nursery.start_soon(listening.run)
+                nursery.start_soon(agent.run)
                 nursery.start_soon(self._obey_signals, listening)
                 try:
                     await service.serve(mounted)
@@ -207,8 +219,9 @@ class _Server:
 
     def _finish(self, directory: Path) -> None:
         """All is sealed: say so in the record.  Not after a failure: that is a crash, which ``ls`` shows."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(directory / os.fsdecode(control.NAME))
+        for name in (control.NAME, channel.NAME):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(directory / os.fsdecode(name))
         # After a store error there are changes that only the journal has: that too is a crash, to be recovered from.
         if self.fault is None or (isinstance(self.fault, GoexfsError) and not isinstance(self.fault, StoreError)):
             self._store.runs.update(self._assignment.run_id, state="kept", mountpoint=None, pid=None)

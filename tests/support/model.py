@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goexfs.overlay import Batch, Node, Overlay, store_batch
+from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.base import BaseTree
 from snapshots.diff import diff
@@ -91,15 +92,13 @@ class Pair:
         return self._clock
 
     def _mount(self) -> None:
-        kind = SlowBaseTree if self._slow else BaseTree
+        kind = SlowBaseTree if self._slow else LocalBaseTree
         self._tree = kind(os.fsencode(self.base), max_open=8)
         state = self.store.upper(self.run_id).load()
         self.overlay = Overlay(self._tree, state, self.store.objects, self.spool, now_ns=self._now)
         self._journal = JournalWriter(self._directory / "journal", state.journal, self._clock)
         self.overlay.record_in(self._journal.append)
         self._mounted = True
-        if isinstance(self._tree, SlowBaseTree):
-            self._tree.waiting = False
         self.mount = vfs.Mount(self.overlay, watched=self._watched, seed=self._seed)
 
     def _unmount(self) -> None:

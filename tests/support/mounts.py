@@ -199,8 +199,9 @@ def _serve(
     import trio
 
     from goexfs.overlay import Overlay
+    from goexfs.overlay.objectcache import ObjectCache
+    from goexfs.overlay.slowbase import open_base
     from goexfs.watch import BaseWatch
-    from snapshots.base import BaseTree
     from snapshots.store import Store
 
     root = logging.getLogger()
@@ -216,10 +217,12 @@ def _serve(
         with store.runs.lock(run_id):
             spool = store.runs.directory(run_id) / "spool"
             spool.mkdir(exist_ok=True)
-            overlay = Overlay(BaseTree(os.fsencode(base)), store.upper(run_id).load(), store.objects, spool)
+            objects = ObjectCache(lambda: Store.open(store_path, create=False))
+            overlay = Overlay(open_base(os.fsencode(base)), store.upper(run_id).load(), objects, spool)
             server = _Server(overlay, control, BaseWatch(os.fsencode(base)) if watch else None, run_id, prepare)
             trio.run(server.run, mountpoint, lambda: Store.open(store_path, create=False), allow_other)
             overlay.close()
+            objects.close()
 
 
 class _Server:
@@ -234,6 +237,8 @@ class _Server:
         self.counts: Counter[str] = Counter()
         self.messages: list[str] = []
         self.service: Any = None
+        self.nursery: Any = None
+        self.worst = -1.0
 
     async def run(self, mountpoint: Path, open_store: Callable[[], Any], allow_other: bool) -> None:
         import trio
@@ -246,6 +251,7 @@ class _Server:
         if self.prepare is not None:
             self.prepare(service)
         async with trio.open_nursery() as nursery:
+            self.nursery = nursery
 
             async def terminated() -> None:
                 with trio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -303,6 +309,22 @@ class _Server:
     async def do_seal(self) -> None:
         """Bring everything into the store."""
         await self.service.seal_now()
+
+    async def do_heartbeat(self) -> float:
+        """The longest time for which the event loop was not there, in seconds, since this was last asked."""
+        import trio
+
+        async def beat() -> None:
+            last = trio.current_time()
+            while True:
+                await trio.sleep(0.005)
+                now = trio.current_time()
+                self.worst, last = max(self.worst, now - last - 0.005), now
+
+        if self.worst < 0:
+            self.nursery.start_soon(beat)
+        worst, self.worst = self.worst, 0.0
+        return worst
 
     async def do_messages(self) -> list[str]:
         """What a person was told."""

@@ -1,0 +1,98 @@
+"""What the kernel has in memory, asked for without waiting for a disk.
+
+Owns the three questions that Linux answers in this way: the bytes of an open file (preadv2 with RWF_NOWAIT), a
+descriptor of a name, and a name's attributes (openat2 with RESOLVE_CACHED, since Linux 5.12: it walks the dentries in
+memory and never asks the filesystem).  Knows no overlay.
+
+Threading: any thread.  The foreign calls keep the interpreter's lock: none of them waits.
+"""
+
+import ctypes
+import errno
+import functools
+import os
+import struct
+
+_OPENAT2 = 437  # the same on every architecture of today's Linux but alpha
+_RESOLVE_CACHED = 0x20  # <linux/openat2.h>
+_HOW = struct.Struct("QQQ")  # flags, mode, resolve
+_LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_IN_MEMORY = (b"tmpfs", b"ramfs", b"devtmpfs")
+
+_syscall = ctypes.PyDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+_hows: dict[int, ctypes.Array[ctypes.c_char]] = {}
+"""the structure that openat2 takes, by flags: there are half a dozen"""
+
+
+def can_open() -> bool:
+    """Whether `open_now` and `stat_now` work here: the kernel may be too old, or a filter in the way."""
+    try:
+        os.close(open_now(b".", os.O_PATH, -100))  # AT_FDCWD
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def open_now(name: bytes, flags: int, dir_fd: int) -> int:
+    """openat(2) of a name whose directory entry and inode are in memory; BlockingIOError when they are not.
+
+    Not for flags that create or truncate.
+    """
+    how = _hows.get(flags)
+    if how is None:
+        how = _hows[flags] = ctypes.create_string_buffer(_HOW.pack(flags, 0, _RESOLVE_CACHED), _HOW.size)
+    fd: int = _syscall(_OPENAT2, dir_fd, name, ctypes.addressof(how), _HOW.size)
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    return fd
+
+
+def stat_now(name: bytes, dir_fd: int) -> os.stat_result:
+    """lstat(2) of such a name; BlockingIOError, FileNotFoundError (the kernel remembers that it is missing)."""
+    fd = open_now(name, _LOOK, dir_fd)
+    try:
+        return os.stat(fd)  # the inode is in memory as long as its name is
+    finally:
+        os.close(fd)
+
+
+def read_now(fd: int, offset: int, length: int) -> memoryview | None:
+    """pread(2) from the page cache; None when not all of it is there.
+
+    (What is missing the kernel may begin to read, without waiting for it.)
+    """
+    buffer = bytearray(length)
+    try:
+        got = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError as e:
+        if e.errno == errno.EOPNOTSUPP and _is_in_memory(os.fstat(fd).st_dev):
+            return memoryview(os.pread(fd, length, offset))
+        if e.errno in (errno.EAGAIN, errno.EOPNOTSUPP):  # the latter: this filesystem cannot say
+            return None
+        raise
+    # A short answer may be the end of the file or the end of what the cache has.
+    if got == length or offset + got >= os.fstat(fd).st_size:
+        return memoryview(buffer)[:got]
+    return None
+
+
+@functools.cache
+def _is_in_memory(device: int) -> bool:
+    """Whether the filesystem has no disk to wait for."""
+    return filesystem_of(device) in _IN_MEMORY
+
+
+def filesystem_of(device: int) -> bytes:
+    """The kind of the filesystem with that device number; empty when it is not among the mounts."""
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        for line in mounts:
+            fields = line.split()
+            if fields[2] == number:
+                return fields[fields.index(b"-") + 1]
+    return b""

@@ -1,0 +1,89 @@
+"""Bringing directories into the kernel's memory, for whoever is about to walk through them.
+
+Owns what is read along with a directory: the attributes of its names, the targets of its links, and the directories
+below it, in the order in which programs walk, as long as that is quick.  Answers nothing but what is in memory now.
+
+Threading: worker threads only; everything here may wait for a disk.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+NAMES_LIMIT = 1024
+"""names of one directory beyond which their attributes are not read along"""
+WALK_SECONDS = 0.02
+"""how long to go on below the directory that was asked for"""
+_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+Known = tuple[str, tuple[int, int]]
+"""what of a directory is in memory (``list``, ``names`` or ``xattrs``: of all its names), and the directory's
+identity"""
+
+
+def look(fd: int, names: Iterable[bytes]) -> list[bytes]:
+    """Read the attributes of names in a directory; those that are directories."""
+    below = []
+    for name in names:
+        with suppress(OSError):
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                below.append(name)
+            elif stat.S_ISLNK(mode):
+                os.readlink(name, dir_fd=fd)
+    return below
+
+
+def read_attributes(fd: int, name: bytes) -> None:
+    """Read the extended attributes of a name."""
+    path = b"/proc/self/fd/%d/%b" % (fd, name)
+    with suppress(OSError):
+        for attr in os.listxattr(path, follow_symlinks=False):
+            os.getxattr(path, attr, follow_symlinks=False)
+
+
+def read_tree(top: int, *, attributes: bool) -> list[Known]:
+    """Read the directory open as *top*, and what is below it on the same device as long as that costs little.
+
+    With *attributes*, the extended ones too.
+    """
+    known: list[Known] = []
+    end = time.monotonic() + WALK_SECONDS
+    device = os.fstat(top).st_dev
+    waiting: list[tuple[int, list[bytes]]] = []
+    """open directories, and the names of those below them that are still to be read, last first"""
+    try:
+        fd = os.open(b".", _DIR, dir_fd=top)  # for an offset of its own
+        waiting.append((fd, _read_directory(fd, known, attributes=attributes)))
+        while waiting:
+            fd, names = waiting[-1]
+            if not names or time.monotonic() > end:
+                os.close(waiting.pop()[0])
+                continue
+            with suppress(OSError):
+                fd = os.open(names.pop(), _DIR, dir_fd=fd)
+                waiting.append((fd, []))
+                if os.fstat(fd).st_dev == device:
+                    waiting[-1][1].extend(_read_directory(fd, known, attributes=attributes))
+    finally:
+        for fd, _ in waiting:
+            os.close(fd)
+    return known
+
+
+def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[bytes]:
+    """Read one directory; the names of the directories in it, last first."""
+    st = os.fstat(fd)
+    names = [os.fsencode(name) for name in os.listdir(fd)]
+    known.append(("list", (st.st_dev, st.st_ino)))
+    if len(names) > NAMES_LIMIT:
+        return []
+    below = look(fd, names)
+    known.append(("names", (st.st_dev, st.st_ino)))
+    if attributes:
+        for name in names:
+            read_attributes(fd, name)
+        known.append(("xattrs", (st.st_dev, st.st_ino)))
+    return below[::-1]
