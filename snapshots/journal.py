@@ -51,6 +51,8 @@ MAX_BODY = 64 << 20
 """Bytes; a longer length is damage."""
 REWIND = "rewind"
 """``Change.op`` of a rewind: its entries have their contents, and those without links are gone."""
+REBASE = "rebase"
+"""``Change.op`` of a rebase: the same."""
 
 
 class Whole(msgspec.Struct, frozen=True, array_like=True, tag="whole"):
@@ -113,6 +115,14 @@ class Process(msgspec.Struct, frozen=True, array_like=True, tag="process"):
     time_ns: int
 
 
+class Back(msgspec.Struct, frozen=True, array_like=True):
+    """What a rewind went back to."""
+
+    position: int
+    paths: tuple[bytes, ...]
+    """only these; empty: all of the run"""
+
+
 class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
     """One change, as its outcome: applying it twice is applying it once."""
 
@@ -134,6 +144,8 @@ class Change(msgspec.Struct, frozen=True, array_like=True, tag="change"):
     """what happened to the content of ``ino``, in order"""
     old_path: bytes = b""
     """of a rename: where the node was before"""
+    back: tuple[Back, ...] = ()
+    """of a rewind: what it went back to, in this order"""
 
 
 class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):

@@ -4,6 +4,7 @@ Owns the verb: locks, the checks that come before a plan, and the record in the 
 planned by ``planner`` and done by ``apply``.  Belongs to the thread of the store.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from snapshots.apply import Application
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths
 from snapshots.changes import Change
-from snapshots.choosing import Selection, resolve
+from snapshots.choosing import Selection
+from snapshots.choosing import resolve as resolve_selection
 from snapshots.diff import diff
 from snapshots.entries import Checkpoint, Entry, UpperState
 from snapshots.errors import BaseError, Conflict, MergeError, RunState, SelectionRefused, StoreError
@@ -27,7 +29,9 @@ from snapshots.names import readable
 from snapshots.partial import Substitute, cut
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
+from snapshots.reads import check_reads as look_at_reads
 from snapshots.runs import Run
+from snapshots.settle import Resolve, Settled, settle
 from snapshots.staging import staging_name
 from snapshots.store import Store
 from snapshots.tree import UpperTree
@@ -54,6 +58,8 @@ class MergeResult(msgspec.Struct, frozen=True):
     """whether something is left in the run"""
     completed: tuple[bytes, ...] = ()
     """what was not chosen and is needed for what was: new directories"""
+    settled: tuple[Settled, ...] = ()
+    """paths that the base had changed too, and what became of each; sorted by path"""
 
 
 class _Planned(NamedTuple):
@@ -66,7 +72,16 @@ class _Planned(NamedTuple):
     independent: tuple[Entry, ...]
     """entries of the run as they have to be before the base is touched"""
     now_ns: int
-    """modification time of the files that are made of chosen hunks"""
+    """modification time of the files that are made of chosen hunks, and of merged texts"""
+    settled: tuple[Settled, ...]
+
+
+class _How(NamedTuple):
+    choose: Callable[[Change], bool] | None
+    hunks: Selection | None
+    screen: "Gate | None"
+    resolve: Resolve | None
+    check_reads: bool
 
 
 Gate = Callable[[UpperState], None]
@@ -75,13 +90,17 @@ Gate = Callable[[UpperState], None]
 
 def merge(
     store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None,
-    hunks: Selection | None = None, gate: Gate | None = None,
+    hunks: Selection | None = None, gate: Gate | None = None, screen: Gate | None = None,
+    resolve: Resolve | None = None, check_reads: bool = False,
 ) -> MergeResult:  # fmt: skip
     """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
 
     With ``choose`` only the changes that it accepts: what is left stays in the run, which is over the new base then.
     With ``hunks`` only these parts of changes.  SelectionRefused when they make no sense alone, or there are none.
-    ``gate`` is asked before the base is touched; a base that changed meanwhile is a MergeError.
+    ``screen`` is asked before a plan is made, also in a dry run; ``gate`` before the base is touched: a base that
+    changed while it was asked is a MergeError.
+    ``resolve`` says what becomes of the conflicts that are left when texts are merged.  With ``check_reads`` a file
+    that the run only read, and that has changed in the base since, is one, too.
 
     A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
@@ -91,28 +110,38 @@ def merge(
     run = store.runs.get(run.id)
     if not run.is_live:
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
+    how = _How(choose, hunks, screen, resolve, check_reads)
     if dry_run:
         with BaseTree(run.base) as base:
-            planned = _plan(store, run, base, choose, hunks)
-            return MergeResult(run.id, False, planned.plan, None, None, bool(planned.rest), planned.completed)
-    with _locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
+            planned = _plan(store, run, base, how)
+            return _result(run, planned, merged=False)
+    with locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
-        planned = _plan(store, run, base, choose, hunks)
+        planned = _plan(store, run, base, how)
         if gate is not None:
-            planned = _through(gate, planned, lambda: _plan(store, run, base, choose, hunks, planned.now_ns))
-        plan, rest, completed = planned.plan, planned.rest, planned.completed
+            again = how._replace(screen=None)
+            planned = _through(gate, planned, lambda: _plan(store, run, base, again, planned.now_ns))
+        plan, rest = planned.plan, planned.rest
         if planned.independent:
             store.upper(run.id).commit(Checkpoint(planned.independent, (), (), (), planned.state.next_ino))
         if not plan.operations and plan.root_times_ns is None:
             record_merged(store, run.id, base, rest)
-            return MergeResult(run.id, True, plan, None, None, bool(rest), completed)
+            return _result(run, planned)
         try:
             number, leftover = _carry_out(store, run, base, plan, rest)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
             store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
             raise
-        return MergeResult(run.id, True, plan, leftover, number, bool(rest), completed)
+        return _result(run, planned, number, leftover)
+
+
+def _result(
+    run: Run, planned: _Planned, number: int | None = None, leftover: bytes | None = None, *, merged: bool = True
+) -> MergeResult:
+    return MergeResult(
+        run.id, merged, planned.plan, leftover, number, bool(planned.rest), planned.completed, planned.settled
+    )
 
 
 def _through(gate: Gate, planned: _Planned, again: Callable[[], _Planned]) -> _Planned:
@@ -135,13 +164,15 @@ def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) 
     return pending.number, leftover
 
 
-def _plan(
-    store: Store, run: Run, base: BaseTree, choose: Callable[[Change], bool] | None, hunks: Selection | None,
-    now_ns: int = 0,
-) -> _Planned:  # fmt: skip
+def in_order_ns(store: Store, run: Run) -> int:
+    """A time at which the base was as the run saw it."""
+    return max(began_ns(store, run), int(run.options.get(_IN_ORDER, 0)))
+
+
+def _plan(store: Store, run: Run, base: BaseTree, how: _How, now_ns: int = 0) -> _Planned:
     """Conflict when there can be no plan."""
     check_is_base_of(base, run)
-    since_ns = max(began_ns(store, run), run.options.get(_IN_ORDER, 0))
+    choose, hunks, screen = how.choose, how.hunks, how.screen
     state, rest = store.upper(run.id).load(), b""
     completed: tuple[bytes, ...] = ()
     independent: tuple[Entry, ...] = ()
@@ -155,7 +186,7 @@ def _plan(
         if hunks is not None:
             left_out = {change.path for change in changes} - chosen
             selection = {path: wanted for path, wanted in hunks.items() if path not in left_out}
-            chosen, substitutes, independent = resolve(tree, changes, below, store.objects, selection, now_ns)
+            chosen, substitutes, independent = resolve_selection(tree, changes, below, store.objects, selection, now_ns)
         if not chosen:
             raise SelectionRefused(
                 f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did"
@@ -164,10 +195,18 @@ def _plan(
         completed = part.completed
         if not part.is_all:
             state, rest = part.state, msgspec.msgpack.encode(part.rest)
-    plan = plan_merge(UpperTree(state), base, store.objects, since_ns=since_ns)
-    if plan.conflicts:
-        raise Conflict(_refusal(run, plan.conflicts), plan.conflicts)
-    return _Planned(plan, rest, completed, state, independent, now_ns)
+    if screen is not None:
+        screen(state)
+    outcome = settle(
+        state, base, store.objects, since_ns=in_order_ns(store, run), resolve=how.resolve,
+        label=os.fsencode(run.label), now_ns=now_ns,
+    )  # fmt: skip
+    conflicts = outcome.plan.conflicts
+    if how.check_reads:
+        conflicts = (*conflicts, *look_at_reads(store, run.id, state, BasePaths(base), how.resolve))
+    if conflicts:
+        raise refusal(run, conflicts)
+    return _Planned(outcome.plan, rest, completed, outcome.state, independent, now_ns, outcome.settled)
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:
@@ -180,7 +219,7 @@ def check_is_base_of(base: BaseTree, run: Run) -> None:
 
 
 @contextmanager
-def _locked(store: Store, run_id: str) -> Iterator[None]:
+def locked(store: Store, run_id: str) -> Iterator[None]:
     """Hold the run's lock, unless the caller holds it already; RunBusy."""
     if store.runs.held_lock(run_id) is not None:
         yield
@@ -189,8 +228,10 @@ def _locked(store: Store, run_id: str) -> Iterator[None]:
         yield
 
 
-def _refusal(run: Run, conflicts: tuple[PathConflict, ...]) -> str:
+def refusal(run: Run, conflicts: tuple[PathConflict, ...]) -> Conflict:
+    """The error that lists them."""
     first = conflicts[0]
     more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
     where = readable(first.path) or "."
-    return f"run {run.label} conflicts with its base: {where}: {first.message}{more}; nothing was changed"
+    message = f"run {run.label} conflicts with its base: {where}: {first.message}{more}; nothing was changed"
+    return Conflict(message, conflicts)

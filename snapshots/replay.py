@@ -11,7 +11,21 @@ import msgspec
 
 from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Content, Entry, Extent, UpperState
 from snapshots.extents import layered
-from snapshots.journal import REWIND, Change, Cut, Data, Load, Numbered, Patch, Process, Range, Read, Spooled, Whole
+from snapshots.journal import (
+    REBASE,
+    REWIND,
+    Change,
+    Cut,
+    Data,
+    Load,
+    Numbered,
+    Patch,
+    Process,
+    Range,
+    Read,
+    Spooled,
+    Whole,
+)
 from snapshots.objects import Objects
 from snapshots.ranges import RangeSet
 
@@ -57,7 +71,7 @@ class Replay:
         if isinstance(record, Read):
             return  # changes nothing
         for entry in record.entries:
-            if record.op == REWIND:
+            if record.op in (REWIND, REBASE):
                 self._rewound(entry)
             else:
                 self._entry(entry)

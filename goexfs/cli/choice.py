@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def choice(
-    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None
-) -> "Callable[[Change], bool] | None":
+    run: "RunHandle", paths: Sequence[bytes], exclude: Sequence[str], only_status: str | None,
+    process: str | None = None,
+) -> "Callable[[Change], bool] | None":  # fmt: skip
     """Which changes are wanted; None: all of them."""
-    if not paths and not exclude and only_status is None:
+    if not paths and not exclude and only_status is None and process is None:
         return None
     letters = frozenset((only_status or "AMDRTX").upper())
     if not letters or not letters <= set("AMDRTX"):
@@ -30,9 +31,10 @@ def choice(
     below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
     wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
     unwanted = GitIgnoreSpec.from_lines(exclude)
+    made = run.written_by(process) if process is not None else None
 
     def choose(change: "Change") -> bool:
-        if change.status not in letters:
+        if change.status not in letters or (made is not None and not made(change)):
             return False
         names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
         if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
@@ -40,6 +42,11 @@ def choice(
         return not any(unwanted.match_file(name) for name in names)
 
     return choose
+
+
+def pattern_of(run: "RunHandle", given: str) -> str:
+    """A path or pattern given on the command line, as a pattern relative to the base of a run."""
+    return _pattern(below_base(os.fsencode(given), run.base, run.record.mountpoint))
 
 
 def _pattern(path: bytes) -> str:

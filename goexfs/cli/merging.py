@@ -4,49 +4,77 @@ Owns how the outcome is printed; how a selection is written is for ``choice``.  
 """
 
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import click
 
-from goexfs.cli import summary
+from goexfs.cli import attention, summary
 from goexfs.cli.choice import choice
 from goexfs.cli.effect import carry_out, decide, effects_option, show
 from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, RUN, json_option
+from goexfs.cli.several import merge_several, more_runs
+from goexfs.cli.sides import SidesCommand, merge_fields, resolve_by, say_settled, sides_options
 
 if TYPE_CHECKING:
+    from goexfs.secondlook import SecondLook
     from goexfs.session import RunHandle
     from goexfs.session.effects import Wish
     from snapshots.changes import Change
     from snapshots.merge import MergeResult
 
 
-@click.command("merge", short_help="Bring what a run changed into its base.")
+@click.command("merge", short_help="Bring what a run changed into its base.", cls=SidesCommand)
 @click.argument("ref", metavar="RUN", type=RUN)
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
+@click.argument("paths", metavar="[PATH|RUN]...", nargs=-1, type=ANY_PATH)
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
 @click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
+@click.option("--process", metavar="PATTERN", help="Only what commands matching PATTERN, or what they started, wrote.")
 @click.option("-p", "--patch", "interactive", is_flag=True, help="Ask for every hunk, as git add -p does.")
 @click.option("--hunks", "listed", metavar="FILE", type=click.File("rb"), help="Only the hunks in this JSON document.")
 @click.option("--verify", metavar="CMD", multiple=True, help="Merge only if CMD succeeds over the result (repeatable).")
+@sides_options
+@click.option("--check-reads", is_flag=True, help="Refuse when a file that RUN only read has changed in the base.")
 @effects_option
 @click.option("--dry-run", is_flag=True, help="Only say what would be done, and what is in conflict.")
 @json_option
 def merge_command(
-    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None, interactive: bool,
-    listed: "IO[bytes] | None", verify: tuple[str, ...], effects: str | None, dry_run: bool, as_json: bool,
+    ref: str, paths: tuple[bytes, ...], exclude: tuple[str, ...], only_status: str | None,
+    process: str | None, interactive: bool, listed: "IO[bytes] | None", verify: tuple[str, ...], ours: tuple[str, ...],
+    theirs: tuple[str, ...], markers: tuple[str, ...], check_reads: bool, effects: str | None, dry_run: bool,
+    as_json: bool,
 ) -> None:  # fmt: skip
-    """Bring everything RUN changed into its base; refused, with nothing applied, when the base has moved.
+    """Bring everything RUN changed into its base; refused, with nothing applied, when something is in conflict.
 
-    With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run.
+    With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run. With more RUNs
+    each is merged, in order, and those that are in conflict are left.
+
+    Texts that both sides changed are merged three-way. As when git merges a branch, "ours" is the base, into which is
+    merged, and "theirs" the run.
     """
     import goexfs
+    from goexfs.secondlook import second_look
     from snapshots.errors import Conflict
 
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
-        choose = choice(run, paths, exclude, only_status)
+        others = more_runs(store, run, paths)
+        if others:
+            if interactive or listed is not None or dry_run:
+                raise click.UsageError("-p, --hunks and --dry-run take one run")
+            merge_several(
+                [run, *others],
+                lambda each: {
+                    "choose": choice(each, (), exclude, only_status, process), "verify": verify,
+                    "resolve": resolve_by(each, ours, theirs, markers), "check_reads": check_reads,
+                    "effects": decide(each, effects, partly=bool(exclude or only_status or process)),
+                },
+                as_json=as_json,
+            )  # fmt: skip
+            return
+        choose = choice(run, paths, exclude, only_status, process)
+        resolve = resolve_by(run, ours, theirs, markers)
         hunks = hunks_chosen(run, choose, interactive, listed)
         if hunks is not None and not hunks:
             note("nothing was chosen; nothing was merged")
@@ -54,28 +82,36 @@ def merge_command(
         changes = [change for change in run.diff() if choose is None or choose(change)]
         if hunks is not None:
             changes = [change for change in changes if change.path in hunks]
+        look = second_look(changes, run.base)  # now: afterwards the contents are no longer there
         partly = choose is not None or hunks is not None
         wish = "skip" if dry_run else decide(run, effects, partly=partly)
         refused: Wish = "refuse" if wish == "refuse" else "skip"  # run, once it was said what was merged
         try:
-            result = run.merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused)
+            result = run.merge(
+                dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused, resolve=resolve,
+                check_reads=check_reads,
+            )  # fmt: skip
         except Conflict as error:
             if as_json:
-                print_json(_merge_fields(run, changes, dry_run, error.conflicts))
+                document = merge_fields(run, changes, dry_run=dry_run, conflicts=error.conflicts)
+                print_json({**document, **attention.fields(look)})
             raise
         if as_json:
-            print_json(_merge_fields(run, changes, dry_run))
+            print_json({**merge_fields(run, changes, dry_run=dry_run, result=result), **attention.fields(look)})
         else:
-            _say_merged(run, changes, result)
+            _say_merged(run, changes, result, look)
         if wish == "run":
             carry_out(run, quiet=as_json)
 
 
-def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult") -> None:
+def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeResult", look: "SecondLook") -> None:
+    for line in attention.lines(look, color=use_color()):
+        click.echo(line)
     for line in summary.summary(changes, color=use_color()):
         click.echo(line)
     verb = "merged" if result.merged else "would be merged"
     click.echo(f"{summary.counts(changes)}; {verb} into {home(run.base)}")
+    say_settled(result.settled)
     if result.leftover is not None:
         note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
     if result.number is not None:
@@ -87,23 +123,3 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
         show(run, run.effects.pending())
     if result.partly:
         note(f"the rest stays in {run.record.label}")
-
-
-def _merge_fields(
-    run: "RunHandle", changes: Sequence["Change"], dry_run: bool, conflicts: Sequence[object] = ()
-) -> dict[str, Any]:
-    """The outcome of a merge as JSON."""
-    from snapshots.names import text_fields
-    from snapshots.plan import PathConflict
-
-    return {
-        "run": run.id,
-        "merged": not dry_run and not conflicts,
-        "dry_run": dry_run,
-        "changes": summary.fields(changes),
-        "conflicts": [
-            {**text_fields("path", conflict.path), "kind": str(conflict.kind), "message": conflict.message}
-            for conflict in conflicts
-            if isinstance(conflict, PathConflict)
-        ],
-    }

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -18,6 +18,7 @@ from goexfs.session.children import Command, Stream
 from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
+from goexfs.session.questions import Asker
 from goexfs.session.sandbox import Sandbox
 from goexfs.session.variables import agent_socket, divide, for_command
 from goexfs.session.view import HOST, find_command, is_inside
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from goexfs.session.effects import Wish
+    from goexfs.session.onto import Choices
     from snapshots.changes import Change
     from snapshots.choosing import Selection
+    from snapshots.effects import Effect
     from snapshots.merge import MergeResult
 
 Words = str | bytes | os.PathLike[str]
@@ -99,6 +102,7 @@ class Session(RunHandle):
         grace: float = process.GRACE_SECONDS,
         sandbox: bool = True,
         confinement: Confinement | None = None,
+        ask: "Callable[[Effect], bool] | None" = None,
     ) -> Completed:
         """Run a command in the run, to its end; nothing that it started is left when this returns.
 
@@ -106,7 +110,8 @@ class Session(RunHandle):
         ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``; without it the command gets the
         caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
         is what it may do (see ``goexfs.Confinement``).  Without ``sandbox`` it works in the mount, unconfined.
-        SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later the command is killed.
+        ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
+        is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later the command is killed.
 
         Raises ``CommandNotFound``, ``CommandNotExecutable``, ``SandboxError``, and ``TimeoutError`` after ``timeout``
         seconds.
@@ -134,7 +139,8 @@ class Session(RunHandle):
             command = Command(
                 words, place, variables, self.id, box, stdin, out, err, hosts, wishes.processes, directory
             )
-            ended = process.run(command, timeout=timeout, grace=grace)
+            with nullcontext() if ask is None else Asker(directory, ask) as asker:
+                ended = process.run(command, timeout=timeout, grace=grace, asker=asker)
             outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))
         record = self._store.runs.update(self.id, exit_status=ended.status)
         if "exit" in record.options.get("auto_snapshot", ()) and self.state == "active":
@@ -190,11 +196,15 @@ class Session(RunHandle):
     def merge(
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
+        resolve: "Choices | None" = None, check_reads: bool = False,
     ) -> "MergeResult":  # fmt: skip
         """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
         if not dry_run:
             self._end()
-        return super().merge(dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=effects)
+        return super().merge(
+            dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=effects, resolve=resolve,
+            check_reads=check_reads,
+        )  # fmt: skip
 
     def discard(self, *, forget: bool | None = None, undo: "Literal['sandbox', 'outside', 'skip']" = "sandbox") -> None:
         """Unmount and discard; ``forget`` is by default what ``on_exit`` says."""

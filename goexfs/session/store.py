@@ -11,7 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from goexfs.session import checks, launch
+import msgspec
+
+from goexfs.session import checks, launch, policing
 from goexfs.session.handle import RunHandle
 from goexfs.session.history import split
 from goexfs.session.home import default_store_path
@@ -24,8 +26,11 @@ from snapshots.runs import Run, RunLock
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from goexfs.policy.effective import PolicyWishes
+    from goexfs.policy.rules import Policy
     from snapshots.findings import FsckReport
     from snapshots.gc import GcReport
+    from snapshots.mergeall import Attempt
 
 Place = str | bytes | os.PathLike[str]
 
@@ -99,6 +104,17 @@ class RunStore:
                 return handle
         raise RunUnknown(f"no run is mounted at {readable(path)}; `goexfs ls` lists the runs")
 
+    def merge_all(self, refs: Iterable[str], **options: Any) -> "list[Attempt]":
+        """Merge several runs, in order; those that are in conflict are left, and the others are merged.
+
+        ``options`` are those of ``RunHandle.merge``.  Each is a merge of its own, with a number to undo it by.
+        """
+        from snapshots.mergeall import merge_all
+
+        handles = [self.run(ref) for ref in refs]
+        merges = {handle.id: handle.merge for handle in handles}
+        return merge_all((handle.record for handle in handles), lambda record: merges[record.id](**options))
+
     def gc(self) -> "GcReport":
         """Free what no run holds."""
         from snapshots.gc import gc
@@ -107,9 +123,24 @@ class RunStore:
 
     def fsck(self, *, repair: bool = False) -> "FsckReport":
         """Check every object, entry and reference; with ``repair`` mend what can be mended."""
+        from snapshots.findings import Finding, Kind
         from snapshots.fsck import fsck
+        from snapshots.ledger import has_transactions
 
-        return fsck(self.store, repair=repair)
+        report = fsck(self.store, repair=repair)
+        if not has_transactions(self.store):
+            return report
+        from goexfs.effects.strays import release, strays
+
+        found = [
+            Finding(
+                Kind.EFFECT, f"run {stray.effect.run_id} effect {stray.effect.number}",
+                f"database {stray.database}: {stray.detail}" + (f" (transaction {stray.gid})" if stray.gid else ""),
+                repair and not stray.effect.is_pending and release(stray),
+            )
+            for stray in strays(self.store)
+        ]  # fmt: skip
+        return msgspec.structs.replace(report, findings=(*report.findings, *found))
 
     def start(
         self,
@@ -122,6 +153,7 @@ class RunStore:
         allow_nested: bool = False,
         auto_snapshot: Iterable[str] = (),
         history_limit: int | None = None,
+        policy: "PolicyWishes | Policy | None" = None,
         on_exit: OnExit = "discard",
     ) -> Session:
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
@@ -130,9 +162,10 @@ class RunStore:
         ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``auto_snapshot`` are
         occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how
         much of its past it keeps, in bytes (``snapshots.retention``); ``on_exit`` says what becomes of it without a
-        verdict.
+        verdict.  ``policy`` is what it may see, write and use: by default the built-in rules and those of the policy
+        files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it is.
 
-        Raises ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
+        Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
         """
         options: dict[str, Any] = {
             "allow_other": allow_other,
@@ -141,6 +174,8 @@ class RunStore:
         }
         if history_limit is not None:
             options[HISTORY_LIMIT] = history_limit
+        if policy is not None:
+            options[policing.OPTION] = policy
         session = self._begin(base, name, command, options, mountpoint, on_exit)
         assert isinstance(session, Session)
         return session
@@ -193,7 +228,9 @@ class RunStore:
         place, hidden = self._places(path, mountpoint, options)
         server = launch.Server.take()
         try:
-            record = self.store.runs.create(base=path, name=name, command=command, options=remembered(options))
+            policy = policing.begin(path, options.pop(policing.OPTION, None))
+            known = {**remembered(options), policing.OPTION: policy.pack()}
+            record = self.store.runs.create(base=path, name=name, command=command, options=known)
             try:
                 self._limit(record, options)
                 with self.store.runs.lock(record.id) as lock:
@@ -264,6 +301,7 @@ class RunStore:
             attached=on_exit is not None,
             discard=on_exit == "forget",
             auto_snapshot=tuple(record.options.get("auto_snapshot", ())),
+            policy=record.options.get(policing.OPTION, b""),
         )
         server.assign(assignment, lock.fileno(), directory / LOG)
         if on_exit is not None:

@@ -1,0 +1,74 @@
+"""``goexfs merge RUN1 RUN2 …``: several runs, one after the other.
+
+Owns how their names are told from paths, and how the outcomes are printed.  Main thread only.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli import summary
+from goexfs.cli.output import home, note, print_json, quoted
+from goexfs.cli.sides import merge_fields, say_settled
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
+    from goexfs.session.store import RunStore
+
+
+def more_runs(store: "RunStore", run: "RunHandle", arguments: Sequence[bytes]) -> "list[RunHandle]":
+    """The runs that the arguments after the first one name; none when they are paths."""
+    from snapshots.errors import RunAmbiguous, RunUnknown
+
+    found: list[RunHandle] = []
+    for argument in arguments:
+        try:
+            found.append(store.run(os.fsdecode(argument)))
+        except (RunUnknown, RunAmbiguous):
+            break
+    if not found:
+        return []
+    name = quoted(arguments[0])
+    if len(found) < len(arguments):
+        other = quoted(arguments[len(found)])
+        raise click.UsageError(f"{name} is a run and {other} is none: give runs or paths (./{name} is a path)")
+    touched = {path for change in run.diff() for path in (change.path, change.old_path) if path is not None}
+    for argument in arguments:
+        if any(path == argument or path.startswith(argument + b"/") for path in touched):
+            name = quoted(argument)
+            raise click.UsageError(f"{name} is a run, and a path that {run.record.label} changed: ./{name} is the path")
+    if len({each.id for each in (run, *found)}) <= len(found):
+        raise click.UsageError("a run is named twice")
+    return found
+
+
+def merge_several(
+    runs: "Sequence[RunHandle]", options: "Callable[[RunHandle], dict[str, Any]]", *, as_json: bool
+) -> None:
+    """Merge each with its options; those in conflict are left, and then the status is that of a conflict."""
+    from snapshots.errors import Conflict
+
+    fields: list[dict[str, Any]] = []
+    left: list[tuple[RunHandle, Conflict]] = []
+    for run in runs:
+        changes = run.diff()
+        try:
+            result = run.merge(**options(run))
+        except Conflict as refused:
+            left.append((run, refused))
+            fields.append(merge_fields(run, changes, conflicts=refused.conflicts))
+            continue
+        fields.append(merge_fields(run, changes, result=result))
+        if not as_json:
+            click.echo(f"{run.record.label}: {summary.counts(changes)}; merged into {home(run.base)}")
+            say_settled(result.settled)
+            if result.number is not None:
+                note(f"goexfs undo {result.number} takes it back")
+    if as_json:
+        print_json({"runs": fields})
+    if left:
+        names = ", ".join(run.record.label for run, _ in left)
+        conflicts = tuple(conflict for _, refused in left for conflict in refused.conflicts)
+        raise Conflict(f"{len(left)} of {len(runs)} runs are in conflict and were left: {names}", conflicts)

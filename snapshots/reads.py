@@ -1,0 +1,33 @@
+"""Has what a run only read changed since?
+
+Owns that question for a merge.  Reads the log and the base, writes nothing.  Belongs to the thread of the store.
+"""
+
+from snapshots.basepaths import BasePaths
+from snapshots.content import same_bytes
+from snapshots.entries import Identity, UpperState
+from snapshots.logbook import read
+from snapshots.plan import ConflictKind, PathConflict
+from snapshots.settle import Resolve
+from snapshots.store import Store
+
+_ADVICE = "look whether what the run did still fits, and merge without --check-reads"
+
+
+def check_reads(
+    store: Store, run_id: str, state: UpperState, base: BasePaths, resolve: Resolve | None
+) -> tuple[PathConflict, ...]:
+    """A conflict for every base file that the run read last in another state, and did not change; sorted by path.
+
+    A path for which ``resolve`` has an answer is let pass.
+    """
+    changed = {entry.origin.path for entry in state.entries.values() if entry.origin is not None}
+    last = {event.path: event.identity for event in read(store, run_id, inherited=True).reads}
+    found = []
+    for path, then in sorted(last.items()):
+        if path in changed or (resolve is not None and resolve(path) is not None):
+            continue
+        st = base.stat(path)
+        if st is None or not same_bytes(then, Identity.of(st)):
+            found.append(PathConflict(path, ConflictKind.READ, _ADVICE, path if st is not None else None))
+    return tuple(found)
