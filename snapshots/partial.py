@@ -10,7 +10,7 @@ What stays in the run sits on top of the new base.  So the directories that were
 substitute was merged get a new origin there: the base inode that the merge left, if it still is as it left it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -21,6 +21,7 @@ from snapshots.changes import Change, Status
 from snapshots.entries import (
     ROOT_INO,
     WHITEOUT,
+    Ancestor,
     Changed,
     Checkpoint,
     Content,
@@ -53,6 +54,8 @@ class Renewal(msgspec.Struct, frozen=True):
     size: int | None
     """what the merge leaves there; anything else is somebody else's, and a conflict later.  None for directories"""
     mtime_ns: int | None
+    object: bytes | None = None
+    """what the merge leaves there, for later three-way merges; empty for an empty file, None when there is no object"""
 
 
 class Rest(msgspec.Struct, frozen=True):
@@ -180,7 +183,7 @@ def cut(
     for ino, (path, each) in partial.items():
         entry = state.entries[ino]
         renewed.append(replace(entry, origin=_unknown(path), changed=int(entry.changed | Changed.ATTRS)))
-        renewals.append(Renewal(ino, path, each.size, each.mtime_ns))
+        renewals.append(Renewal(ino, path, each.size, each.mtime_ns, _object(each.content)))
     # What such a name hides is not what it hid: the base has this very node there now.
     stay = tuple(Link(units[path].parent, units[path].name, units[path].ino) for path in sorted(taken - going)
                  if units[path].ino != WHITEOUT)  # fmt: skip
@@ -190,14 +193,22 @@ def cut(
     return Part(part, Rest(checkpoint, tuple(renewals)), not left_over, tuple(sorted(completed)))
 
 
-def settle(rest: Rest, base: BasePaths) -> Checkpoint:
-    """The checkpoint that leaves the rest over the base as the merge has left it."""
+def settle(rest: Rest, base: BasePaths, exists: Callable[[bytes], bool]) -> Checkpoint:
+    """The checkpoint that leaves the rest over the base as the merge has left it.
+
+    ``exists`` says whether there is an object of this name: of a merge that died it may have been collected.
+    """
     renewals = {renewal.ino: renewal for renewal in rest.renewals}
-    entries = tuple(
-        replace(entry, origin=_origin(renewals[entry.ino], base)) if entry.ino in renewals else entry
-        for entry in rest.checkpoint.entries
-    )
-    return replace(rest.checkpoint, entries=entries)
+    entries = []
+    for entry in rest.checkpoint.entries:
+        renewal = renewals.get(entry.ino)
+        if renewal is not None:
+            origin, ancestor = _origin(renewal, base), None
+            if renewal.object is not None and (not renewal.object or exists(renewal.object)):
+                ancestor = Ancestor(origin.identity, renewal.object)
+            entry = replace(entry, origin=origin, ancestor=ancestor)
+        entries.append(entry)
+    return replace(rest.checkpoint, entries=tuple(entries))
 
 
 def together(state: UpperState, changes: Sequence[Change]) -> list[list[Change]]:
@@ -237,6 +248,12 @@ def _substituted(wanted: Substitute) -> Entry:
     return replace(
         wanted.like, content=wanted.content, size=wanted.size, mtime_ns=wanted.mtime_ns, changed=int(changed)
     )
+
+
+def _object(content: Content | None) -> bytes | None:
+    if content is None:
+        return None
+    return content.extents[0].object if content.extents else b""
 
 
 def _unknown(path: bytes) -> Origin:

@@ -28,6 +28,10 @@ class What(Enum):
     """the name is taken away, with all below it"""
     EMPTY = "empty"
     """all that the base has in the directory is taken away"""
+    EMPTIED = "emptied"
+    """the directory goes if nothing is left in it, and so those it is in"""
+    MOVED = "moved"
+    """``target`` is renamed to the path"""
 
 
 class Arrival(NamedTuple):
@@ -44,7 +48,7 @@ class Arrival(NamedTuple):
     """None: now"""
     rdev: int = 0
     target: bytes = b""
-    """of a symlink its target, of a link the path of the file"""
+    """of a symlink its target, of a link the path of the file, of what was moved its former path"""
     xattrs: dict[bytes, bytes] | None = None
     """the complete set; None: as they are"""
     open: Callable[[], IO[bytes]] | None = None

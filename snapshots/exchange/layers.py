@@ -42,6 +42,8 @@ def layer(changes: Sequence[Change], base: BaseTree) -> list[Item]:
             found.update(_went_along(change.before, change.path, told))
     sides = Sides(paths, _NoObjects())
     on_the_way: dict[bytes, Side] = {}
+    if b"" not in found and (st := paths.stat(b"")) is not None:
+        on_the_way[b""] = sides.of_base(b"", st)
     for path in found:
         above = split(path)[0]
         while above and above not in found and above not in on_the_way:

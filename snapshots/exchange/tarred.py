@@ -51,6 +51,8 @@ def write(items: Sequence[Item], out: IO[bytes], style: Style) -> list[str]:
             if item.side.kind not in _TYPES:
                 left_out.append(f"{readable(item.path)}: a socket")
                 continue
+            if item.on_the_way and not item.path:
+                continue
             _write_node(archive, item)
     return left_out
 
