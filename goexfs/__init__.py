@@ -18,16 +18,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from goexfs.session import Completed as Completed
     from goexfs.session import Confinement as Confinement
+    from goexfs.session import Http as Http
     from goexfs.session import Policy as Policy
     from goexfs.session import PolicyWishes as PolicyWishes
     from goexfs.session import RunHandle as RunHandle
     from goexfs.session import RunStore as RunStore
     from goexfs.session import Session as Session
+    from goexfs.session import Sql as Sql
+    from goexfs.session import call as call
+    from goexfs.session import compensate_with as compensate_with
     from goexfs.session import open_store as open_store
 
     __version__: str
 
-__all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "Confinement", "Policy", "PolicyWishes", "__version__"]
+__all__ = [
+    "open_store", "RunStore", "RunHandle", "Session", "Completed", "Confinement", "Policy", "PolicyWishes",
+    "compensate_with", "call", "Http", "Sql", "__version__",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -38,6 +38,9 @@ class Kind(StrEnum):
     """the record of a run cannot be read; not repaired"""
     RUN_DIRECTORY = "run-directory"
     """a live run without its directory or a part of it, or a directory without its run; repair makes or removes it"""
+    EFFECT = "effect"
+    """an effect without its run, one that was left on the way, or a transaction that a database holds for nobody;
+    repair drops the first, says of the second what is known, and has the third rolled back"""
     ORPHAN_FILE = "orphan-file"
     """a file that no record knows; repair removes it if it was ours and sets it aside otherwise"""
     MODE = "mode"

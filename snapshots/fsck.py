@@ -18,6 +18,7 @@ from snapshots.errors import StoreDamaged, StoreError
 from snapshots.findings import Finding, FsckReport, Kind
 from snapshots.hashing import DIGEST_SIZE
 from snapshots.layout import DIRECTORY_MODE, OBJECT_MODE
+from snapshots.ledgercheck import check_effects
 from snapshots.lease import NOBODY
 from snapshots.objects import Place
 from snapshots.runcheck import RunCheck
@@ -49,6 +50,7 @@ class _Check:
             self._check_objects,
             self._check_runs,
             self._check_history,
+            self._check_effects,
             self._check_unheld,
             self._check_files,
             self._check_modes,
@@ -205,6 +207,9 @@ class _Check:
             else:
                 problem = f"it was forked at {position}, and its parent is at {journal}"
             self._found(Kind.HISTORY, f"run {child}", problem, repaired)
+
+    def _check_effects(self) -> None:
+        self._findings += check_effects(self._store, repair=self._repair)
 
     # files
 

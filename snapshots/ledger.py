@@ -240,6 +240,11 @@ def runs_with_open_effects(store: Store) -> list[str]:
     return [run_id for (run_id,) in store.database.all("SELECT DISTINCT run FROM effects WHERE open = 1 ORDER BY run")]
 
 
+def has_transactions(store: Store) -> bool:
+    """Whether an effect of any run ever had a transaction prepared in a database."""
+    return any(effect.gid for effect in all_effects(store))
+
+
 def all_effects(store: Store) -> list[Effect]:
     """Every effect of every run."""
     return [unpack(row) for row in store.database.all(_SELECT + " ORDER BY run, number")]

@@ -1,4 +1,4 @@
-"""``goexfs diff`` and ``discard``: look at what a run did, and throw it away.
+"""``goexfs diff``: look at what a run did.
 
 Owns the choice of the form in which changes are printed.  Main thread only.
 """
@@ -6,15 +6,14 @@ Owns the choice of the form in which changes are printed.  Main thread only.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli import attention, dress, effect, pager, stat, summary
+from goexfs.cli import attention, dress, pager, stat, summary
 from goexfs.cli.comparing import Comparison, comparison, note_unknown
-from goexfs.cli.effect import compensate_option
-from goexfs.cli.output import count, note, on_terminal, print_json, use_color
-from goexfs.cli.params import ANY_PATH, POINT, RUN, color_option, json_option
+from goexfs.cli.output import on_terminal, print_json, use_color
+from goexfs.cli.params import ANY_PATH, POINT, color_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -77,6 +76,8 @@ def diff_command(
         else:
             print_changes(compared, changes, style)
         if (style.form != "json" and not by_process) and (effects := compared.run.effects.pending()):
+            from goexfs.cli import effect
+
             effect.show(compared.run, effects)
     ctx.exit(DIFFERENT if exit_code and changes else 0)
 
@@ -146,26 +147,3 @@ def _marks_as_json(compared: Comparison, changes: Sequence["Change"]) -> dict[st
     from goexfs.secondlook import second_look
 
     return attention.fields(second_look(changes, compared.run.base))
-
-
-@click.command("discard", short_help="Throw away what runs changed.")
-@click.argument("refs", metavar="RUN...", type=RUN, nargs=-1, required=True)
-@compensate_option
-@json_option
-def discard_command(refs: tuple[str, ...], compensate: "Literal['sandbox', 'outside', 'skip']", as_json: bool) -> None:
-    """Throw away what each RUN changed; its base is not touched.  What it did outside is undone, what it deferred dropped.
-
-    All are looked up before the first one goes: one that is not known leaves the others as they were.
-    """
-    import goexfs
-
-    with goexfs.open_store(create=False) as store:
-        runs = {handle.id: handle for handle in map(store.run, refs)}
-        for run in runs.values():
-            run.discard(undo=compensate)
-            if not as_json:
-                note(f"discarded {run.id}")
-    if as_json:
-        print_json({"discarded": list(runs)})
-    elif len(runs) > 1:
-        note(f"{count(len(runs), 'run')} discarded")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
+from goexfs.cli.effect import allow, effects_option
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
 from goexfs.cli.policy import POLICY, policy_options, say_what_is_hidden, wishes_of
@@ -46,6 +47,7 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @history_limit_option
 @nested_option
 @other_option
+@effects_option
 @json_option
 @click.argument("command", metavar="-- CMD...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
@@ -58,6 +60,7 @@ def run_command(
     merge: bool,
     system: bool,
     no_sandbox: bool,
+    effects: str | None,
     as_json: bool,
     **beginning: Any,
 ) -> None:
@@ -83,8 +86,10 @@ def run_command(
         say_what_is_hidden(session)
         if not no_sandbox:
             say_what_is_withheld(session, limits.confinement)
-        ended = session.exec(command, sandbox=not no_sandbox, confinement=limits.confinement)
-        outcome = verdict.settle(session, wish, ended, want_changes=as_json)
+        ended = session.exec(
+            command, sandbox=not no_sandbox, confinement=limits.confinement, ask=allow if verdict.can_ask() else None
+        )
+        outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects)
         if as_json:
             print_json(verdict.outcome_fields(session, outcome))
     ctx.exit(outcome.exit_status)

@@ -8,7 +8,7 @@ closed terminal, SIGKILL), nothing is lost and the verdict can still be given by
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,11 +16,12 @@ import click
 from goexfs.cli import attention, summary
 from goexfs.cli.output import home, note, printable, use_color
 from goexfs.session.errors import ServerError
-from snapshots.errors import BaseError, Conflict, GoexfsError, MergeError
+from snapshots.errors import BaseError, Conflict, EffectFailed, EffectsPending, GoexfsError, MergeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from goexfs.secondlook import SecondLook
     from goexfs.session import Completed, RunHandle, Session
     from snapshots.changes import Change
 
@@ -40,6 +41,8 @@ class Outcome:
     """None when the run was discarded unseen"""
     reason: str | None = None
     """why it was kept although something else was asked for"""
+    look: "SecondLook | None" = None
+    """which of the changes deserve a second look; None when the run was discarded at once"""
 
 
 def can_ask() -> bool:
@@ -47,16 +50,20 @@ def can_ask() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
-def settle(session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool) -> Outcome:
+def settle(session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None) -> Outcome:
     """Unmount the run and give it its verdict: the wish, or the person's answer, or ``kept``.
 
     Without changes there is nothing to decide and the run is discarded, except when keeping was asked for.  When
-    goexfs was told to end (SIGTERM, SIGHUP) nobody is asked and nothing is merged.
+    goexfs was told to end (SIGTERM, SIGHUP) nobody is asked and nothing is merged.  ``effects`` is what becomes of the
+    pending ones when it is merged, see ``effect.decide``.
     """
     status = ended.returncode
     if wish == "discard":
         changes = session.diff() if want_changes else None
-        session.discard(forget=True)
+        try:
+            session.discard(forget=True)
+        except EffectFailed as error:
+            return _kept_because(session, status, changes, error)
         return Outcome("discarded", status, changes)
     crashed = session.state == "crashed"
     session.keep()
@@ -66,35 +73,50 @@ def settle(session: "Session", wish: str | None, ended: "Completed", *, want_cha
         changes = session.diff()
     except BaseError as error:  # removed or replaced meanwhile: there is nothing to compare with, or to merge into
         return _kept_because(session, status, None, error)
+    from goexfs.secondlook import second_look  # not for a run that is discarded: nothing is to slow that down
+
+    look = second_look(changes, session.base)
+    return replace(_settled(session, wish, ended, changes, look, crashed=crashed, effects=effects), look=look)
+
+
+def _settled(
+    session: "Session", wish: str | None, ended: "Completed", changes: "Sequence[Change]", look: "SecondLook", *,
+    crashed: bool, effects: str | None,
+) -> Outcome:  # fmt: skip
+    """The verdict on a run that is unmounted and kept."""
+    status = ended.returncode
     if crashed:
         died = ServerError("the process that served the mount has died; what it had stored by then is kept")
         return _kept_because(session, status, changes, died)
     if wish == "keep":
-        show(session, changes)
+        show(session, changes, look)
         return _kept(session, status, changes)
-    if not changes:
+    if not changes and not session.effects.are_undecided:
         session.discard()
         note("nothing changed; the run is discarded")
         return Outcome("discarded", status, changes)
     if wish == "merge" and ended.signal is None:
-        return _merged(session, status, changes)
-    show(session, changes)
+        for line in attention.lines(look, color=use_color(err=True)):
+            click.echo(line, err=True)
+        return _merged(session, status, changes, effects)
+    show(session, changes, look)
     if ended.signal is None and can_ask():
         return ask(session, status, changes)
     return _kept(session, status, changes, "told to end" if wish == "merge" else None)
 
 
-def show(run: "RunHandle", changes: "Sequence[Change]") -> None:
+def show(run: "RunHandle", changes: "Sequence[Change]", look: "SecondLook") -> None:
     """The bounded summary, on stderr: first what deserves a second look."""
     color = use_color(err=True)
     note(f"run {run.record.label}: {summary.counts(changes)}")
-    if changes:
-        from goexfs.secondlook import second_look
-
-        for line in attention.lines(second_look(changes, run.base), color=color):
-            click.echo(line, err=True)
+    for line in attention.lines(look, color=color):
+        click.echo(line, err=True)
     for line in summary.summary(changes, color=color):
         click.echo(line, err=True)
+    if run.effects.are_undecided:
+        from goexfs.cli import effect
+
+        effect.show(run, run.effects.list())
 
 
 def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
@@ -111,7 +133,10 @@ def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
         if answer == "diff":
             print_changes(Comparison(run, None, None), changes, Style())
         elif answer == "discard":
-            run.discard()
+            try:
+                run.discard()
+            except EffectFailed as error:
+                return _kept_because(run, status, changes, error)
             note(f"discarded {run.record.label}")
             return Outcome("discarded", status, changes)
         elif answer == "merge":
@@ -146,12 +171,24 @@ def _drop_typed_ahead() -> None:
         pass
 
 
-def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
+def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]", effects: str | None = None) -> Outcome:
+    from goexfs.cli import effect
+
     try:
-        run.merge()
-    except (Conflict, MergeError) as error:
+        wish = effect.decide(run, effects)
+        run.merge(effects="refuse" if wish == "refuse" else "skip")
+    except (Conflict, MergeError, EffectsPending) as error:
         return _kept_because(run, status, changes, error)
     note(f"merged {run.record.label} into {home(run.base)}: {summary.counts(changes)}")
+    if wish == "run":
+        try:
+            effect.carry_out(run)
+        except EffectFailed as error:
+            from goexfs.cli.errors import describe, status_of
+
+            for line in describe(error):
+                click.echo(line, err=True)
+            return Outcome("merged", status or status_of(error), changes, str(error))
     return Outcome("merged", status, changes)
 
 
@@ -190,4 +227,5 @@ def outcome_fields(run: "RunHandle", outcome: Outcome) -> dict[str, Any]:
         "exit_status": outcome.exit_status,
         "reason": outcome.reason,
         "changes": None if outcome.changes is None else summary.fields(outcome.changes),
+        **(attention.fields(outcome.look) if outcome.look is not None else {"second_look": None}),
     }

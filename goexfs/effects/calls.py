@@ -3,10 +3,10 @@
 Owns the reference (``module:qualified.name``, JSON arguments) and the program that calls it.  Any thread.
 """
 
-import importlib
 import inspect
 import json
 import os
+import pkgutil
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -81,11 +81,7 @@ invoke(function, args, kwargs)
 
 def invoke(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """Call the function of this name; of an asynchronous one the coroutine is run to its end."""
-    module, _, qualified = name.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in qualified.split("."):
-        found = getattr(found, part)
-    result = found(*args, **kwargs)
+    result = pkgutil.resolve_name(name)(*args, **kwargs)
     if inspect.isawaitable(result):
         import asyncio
 

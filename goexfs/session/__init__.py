@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from goexfs.session.run import Session as Session
     from goexfs.session.store import RunStore as RunStore
     from goexfs.session.store import open_store as open_store
+    from goexfs.session.tools import Http as Http
+    from goexfs.session.tools import Sql as Sql
+    from goexfs.session.tools import call as call
+    from goexfs.session.tools import compensate_with as compensate_with
 
 __all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "Confinement", "Policy", "PolicyWishes"]
+"""and what ``_EFFECTS`` names"""
+
+_EFFECTS = ("call", "compensate_with", "Http", "Sql")
 
 
 def __getattr__(name: str) -> Any:
+    if name in _EFFECTS:
+        from goexfs.session import tools
+
+        return getattr(tools, name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from goexfs.policy.effective import PolicyWishes

@@ -16,6 +16,7 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from goexfs.session.effects import RunEffects
     from snapshots.changes import Change
     from snapshots.content import Readable
     from snapshots.history import History, Kind, Snapshot
@@ -46,6 +47,7 @@ class Past:
     record: Run
     state: object
     seal: Callable[[], None]
+    effects: "RunEffects"
     recover: Callable[[], None]
 
     def snapshot(self, name: str | None = None, message: str = "") -> "Snapshot":
@@ -98,16 +100,34 @@ class Past:
         still there show their old content, those that are not keep what they have, as after an unlink.  Raises
         ``SnapshotUnknown``, ``HistoryGone``, ``RunState``, ``RunError``.
         """
-        from snapshots.rewind import Rewound, rewind
-
         position = self.position(at)
+        if not paths:
+            named = [each for each in self.snapshots() if each.position == position and at in (each.name, LATEST)]
+            # What was done outside since has to be undone while the run is as it was then.
+            self.effects.before_rewind(position, named[-1].created_ns if named else 0)
+        return self._rewind(position, paths)
+
+    def take_back(self, process: str, paths: tuple[bytes, ...] = ()) -> "Rewound":
+        """Take back what commands matching a pattern (see ``paths_written_by``) did to files, and keep the rest.
+
+        Every path that they wrote, made, moved or deleted becomes what it was before they first did; with ``paths``
+        only what is at or below one of these.  What others changed since stays as it is: ``Rewound.left`` says what.
+        Otherwise as ``rewind``; what was done outside the filesystem is not undone.
+        """
+        self._settle(seal=False)
+        return self._rewind(0, paths, process)
+
+    def _rewind(self, position: int, paths: tuple[bytes, ...], process: str = "") -> "Rewound":
+        from snapshots.rewind import Rewound, rewind
+        from snapshots.takeback import Left
+
         if self.state != "active":
             with self._store.runs.lock(self.id):
-                return rewind(self._store, self.id, position, paths)
-        question = control.Question("rewind", position=position, paths=paths)
+                return rewind(self._store, self.id, position, paths, process=process)
+        question = control.Question("rewind", position=position, paths=paths, process=process)
         answer = control.put(self._store.runs.directory(self.id), question, timeout=control.SEAL_SECONDS)
         before = next((s for s in reversed(self.snapshots()) if s.name == answer.snapshot), None)
-        return Rewound(answer.nodes, before)
+        return Rewound(answer.nodes, before, tuple(Left(*each) for each in answer.left))
 
     def diff_from(
         self,

@@ -14,12 +14,14 @@ to goexfs is.
 import os
 import signal
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 from goexfs.session import activity, roster
 from goexfs.session.arrivals import Arrivals
 from goexfs.session.children import Child, Command, Plain, Sandboxed
-from goexfs.session.terminal import hand_over, has_foreground, terminal_restored
+from goexfs.session.questions import Asker
+from goexfs.session.terminal import borrowed, hand_over, has_foreground, terminal_restored
 
 GRACE_SECONDS = 10.0
 """How long a command may take to end after SIGTERM, SIGHUP or SIGQUIT was forwarded to it."""
@@ -43,8 +45,10 @@ class Ended(NamedTuple):
     """the last deadly signal that goexfs itself got meanwhile (SIGTERM, SIGHUP, SIGQUIT), None without one"""
 
 
-def run(command: Command, *, timeout: float | None = None, grace: float = GRACE_SECONDS) -> Ended:
-    """Run the command to its end.
+def run(
+    command: Command, *, timeout: float | None = None, grace: float = GRACE_SECONDS, asker: Asker | None = None
+) -> Ended:
+    """Run the command to its end; ``asker`` answers meanwhile what only the user can allow.
 
     When this returns or raises, every process that the command started is dead.  Raises ``TimeoutError`` after
     ``timeout`` seconds, ``SandboxError`` when there is no sandbox to run it in, and ``CommandNotFound`` or
@@ -55,7 +59,7 @@ def run(command: Command, *, timeout: float | None = None, grace: float = GRACE_
         try:
             if command.directory is not None and (running := child.note()) is not None:
                 roster.begin(command.directory, running)
-            return _Wait(command, child, signals, timeout, grace).end()
+            return _Wait(command, child, signals, timeout, grace, asker).end()
         finally:
             child.kill_all()
             if command.directory is not None:
@@ -66,12 +70,14 @@ class _Wait:
     """The wait for a child: reaps it, forwards signals, counts the grace and the time limit."""
 
     def __init__(
-        self, command: Command, child: Child, signals: Arrivals, timeout: float | None, grace: float
-    ) -> None:
+        self, command: Command, child: Child, signals: Arrivals, timeout: float | None, grace: float,
+        asker: Asker | None,
+    ) -> None:  # fmt: skip
         self._command = command
         self._child = child
         self._signals = signals
         self._grace = grace
+        self._asker = asker
         self._kill_at: float | None = None
         self._end_at = None if timeout is None else time.monotonic() + timeout
         self._deadly: int | None = None
@@ -99,11 +105,14 @@ class _Wait:
         if self._end_at is not None and now >= self._end_at:
             raise TimeoutError
         due = [at - now for at in (self._kill_at, self._end_at) if at is not None]
-        if self._in_terminal:
+        if self._in_terminal or self._asker is not None:
             due.append(_STOPPED_SECONDS)
         arrived = self._signals.next(pidfd, min(due, default=None))
         if arrived is not None:
             self._forward(*arrived)
+        elif self._asker is not None and self._asker.is_asked:
+            with borrowed() if self._in_terminal else nullcontext():
+                self._asker.attend()
         elif self._in_terminal and not self._watch_pause() and (group := self._child.stopped()) is not None:
             self._suspend(group)
 

@@ -31,6 +31,7 @@ from goexfs.overlay.slowbase import SlowBaseTree, open_base
 from goexfs.session import agent as agents
 from goexfs.session import channel, control
 from goexfs.session.birth import NAME
+from goexfs.session.checks import left_alone
 from goexfs.session.control import fault_of
 from goexfs.session.effects import must_stay
 from goexfs.session.launch import LOG, Assignment, Report
@@ -181,7 +182,7 @@ class _Server:
             _tell_of(recover(store, run_id))
             state = store.upper(run_id).load()
             hidden = frozenset(assignment.hidden)
-            guard = guard_of(assignment.policy, assignment.base, hidden=hidden)
+            guard = guard_of(assignment.policy, assignment.base, hidden=hidden | left_alone(assignment.base))
             overlay = Overlay(base, state, objects, directory / "spool", hidden=hidden, guard=guard)
             recording = Recording(directory / "journal", state.journal)
             service = Service(
@@ -253,7 +254,7 @@ class _Server:
         await trio.sleep(WATCH_DELAY_SECONDS)
         from goexfs.watch import BaseWatch
 
-        watch = BaseWatch(self._assignment.base, hidden=self._assignment.hidden)
+        watch = BaseWatch(self._assignment.base, hidden={*self._assignment.hidden, *left_alone(self._assignment.base)})
         await watch.run(service.base_watched, service.base_changed, report)
 
 

@@ -165,7 +165,8 @@ class RunStore:
         verdict.  ``policy`` is what it may see, write and use: by default the built-in rules and those of the policy
         files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it is.
 
-        Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their subtypes).
+        Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their
+        subtypes).
         """
         options: dict[str, Any] = {
             "allow_other": allow_other,

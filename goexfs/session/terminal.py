@@ -27,6 +27,41 @@ def terminal_restored() -> Iterator[None]:
         os.close(fd)
 
 
+@contextmanager
+def borrowed() -> Iterator[None]:
+    """Have the terminal for a question: who is in its foreground is stopped, the modes are plain; then all is as it was."""
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # this is done from the background
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        signal.signal(signal.SIGTTOU, before)
+        yield
+        return
+    group, own = -1, os.getpgrp()
+    try:
+        modes = termios.tcgetattr(fd)
+        group = os.tcgetpgrp(fd)
+        if group not in (-1, 0, own):
+            os.killpg(group, signal.SIGSTOP)
+        os.tcsetpgrp(fd, own)
+        plain = termios.tcgetattr(fd)
+        plain[0] |= termios.ICRNL | termios.BRKINT
+        plain[1] |= termios.OPOST | termios.ONLCR
+        plain[3] |= termios.ICANON | termios.ECHO | termios.ECHOE | termios.ECHOK | termios.ISIG
+        termios.tcsetattr(fd, termios.TCSAFLUSH, plain)  # what was typed to the command answers nothing
+        yield
+        termios.tcsetattr(fd, termios.TCSAFLUSH, modes)
+    finally:
+        if group not in (-1, 0, own):
+            try:
+                os.tcsetpgrp(fd, group)
+                os.killpg(group, signal.SIGCONT)
+            except OSError:
+                pass  # the command has ended
+        os.close(fd)
+        signal.signal(signal.SIGTTOU, before)
+
+
 def has_foreground() -> bool:
     """Whether this process is in the foreground group of its terminal, so that Ctrl-C reaches it and its children."""
     fd = _open_terminal()

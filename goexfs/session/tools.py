@@ -17,8 +17,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from goexfs.effects import calls
 from goexfs.session import channel
 from goexfs.session.effects import current
-from snapshots.effects import Call, Request
+from snapshots.effects import Call, Http, Request, Sql
 from snapshots.errors import EffectError
+
+__all__ = ["Http", "Sql", "call", "compensate_with"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
