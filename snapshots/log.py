@@ -13,13 +13,14 @@ from typing import NamedTuple
 import msgspec
 
 from snapshots.entries import WHITEOUT, Identity
-from snapshots.journal import REWIND, Change, Numbered, Patch, Process, Range, Read, Whole
+from snapshots.journal import REWIND, Back, Change, Numbered, Patch, Process, Range, Read, Whole
 
 RENAME = "rename"
 EXCHANGE = "exchange"
 """``Event.op`` of a rename that swapped two names."""
 UNLINK = "unlink"
 _CONTENT = frozenset({"create", "write", "truncate", REWIND})
+_SAME_NODE = frozenset({"write", "truncate", "setattr", "xattr", "follow", RENAME})
 _MERGED = frozenset({"write", "setattr"})
 _SHELLS = frozenset({b"sh", b"bash", b"dash", b"zsh", b"ksh", b"busybox", b"fish"})
 _SANDBOX = b"bwrap"
@@ -51,10 +52,8 @@ class Event(msgspec.Struct, array_like=True):
     bytes: int
     """written by them"""
     is_dir: bool
-    taken_back: tuple[int, ...] = ()
-    """of a rewind: the inode numbers of what is different now and still there"""
-    vanished: tuple[int, ...] = ()
-    """of a rewind: the inode numbers of what is not changed any more, or not there"""
+    back: tuple[Back, ...] = ()
+    """of a rewind: what it went back to"""
 
 
 class ReadEvent(msgspec.Struct, frozen=True, array_like=True):
@@ -141,14 +140,20 @@ class Author(NamedTuple):
 
 
 class Authors:
-    """Which events made every path what it is after all of them.  Renames are followed, hard links too."""
+    """Which events made every path what it is after all of them.  Renames are followed, hard links too.
 
-    def __init__(self, log: Log) -> None:
+    A rewind made nothing: what it brought back was made by who had made it before.
+    """
+
+    def __init__(self, log: Log, *, before: int | None = None) -> None:
+        """With ``before`` what they made until that record."""
         self._log = log
         self._at: dict[bytes, int] = {}
         self._of: dict[int, list[Event]] = {}
         self._gone: dict[bytes, Event] = {}
         for event in log.events:
+            if before is not None and event.number >= before:
+                break
             self._add(event)
 
     def _add(self, event: Event) -> None:
@@ -160,6 +165,8 @@ class Authors:
             self._at.pop(path, None)
             self._gone[path] = event
             return
+        if event.ino not in self._of:
+            self._recognize(event)
         self._of.setdefault(event.ino, []).append(event)
         if event.op == EXCHANGE:
             displaced = self._at.pop(path, None)
@@ -181,15 +188,30 @@ class Authors:
         for path in [path for path in self._gone if path.startswith(old)]:
             self._gone[new + path[len(old) :]] = self._gone.pop(path)
 
+    def _recognize(self, event: Event) -> None:
+        """What a rewind brought back may have another number since."""
+        old = self._at.get(event.old_path if event.op == RENAME else event.path)
+        if old is None or event.op not in _SAME_NODE:
+            return
+        self._of[event.ino] = list(self._of.get(old, ()))
+        for path in [path for path, ino in self._at.items() if ino == old]:
+            self._at[path] = event.ino
+
     def _rewound(self, event: Event) -> None:
-        back, vanished = set(event.taken_back), set(event.vanished)
-        for ino in back:
-            self._of.setdefault(ino, []).append(event)
-        for path in [path for path, ino in self._at.items() if ino in vanished]:
-            del self._at[path]
-            self._gone[path] = event
-        for path in [path for path, gone in self._gone.items() if gone.ino in back]:
-            self._at[path] = self._gone.pop(path).ino
+        for back in event.back:
+            then = Authors(self._log, before=back.position)
+            before = dict(self._at)
+            for path in [path for path in self._at if is_at_or_below(path, back.paths)]:
+                del self._at[path]
+            for path in [path for path in self._gone if is_at_or_below(path, back.paths)]:
+                del self._gone[path]
+            self._at |= {path: ino for path, ino in then._at.items() if is_at_or_below(path, back.paths)}
+            self._gone |= {path: gone for path, gone in then._gone.items() if is_at_or_below(path, back.paths)}
+            for ino in {then._at[path] for path in then._at if is_at_or_below(path, back.paths)}:
+                self._of[ino] = list(then._of.get(ino, ()))
+            for path in before:
+                if path not in self._at and path not in self._gone:
+                    self._gone[path] = event
 
     def paths(self) -> Iterator[bytes]:
         """Every path that is, or was, the subject of an event."""
@@ -245,10 +267,8 @@ def command(process: Process) -> bytes:
 def _event(number: int, record: Change) -> Event:
     op, is_dir, size = record.op, False, 0
     if op == REWIND:
-        back = tuple(entry.ino for entry in record.entries if entry.nlink)
-        vanished = tuple(entry.ino for entry in record.entries if not entry.nlink)
         when = record.time_ns
-        return Event(number, number, when, when, op, record.process, 0, b"", b"", 0, 0, False, back, vanished)
+        return Event(number, number, when, when, op, record.process, 0, b"", b"", 0, 0, False, record.back)
     for entry in record.entries:
         if entry.ino == record.ino:
             is_dir = entry.is_dir
@@ -275,6 +295,11 @@ def _left(record: Change) -> bool:
     return any(name == other for _, other in record.unlinked) or any(
         link.name == name and link.ino == WHITEOUT for link in record.links
     )
+
+
+def is_at_or_below(path: bytes, tops: tuple[bytes, ...]) -> bool:
+    """Whether a path is one of these, or below one; everything is, for none."""
+    return not tops or any(_is_below(path, top) for top in tops)
 
 
 def _is_below(path: bytes, top: bytes) -> bool:

@@ -19,6 +19,7 @@ from snapshots.forks import parent_of
 from snapshots.journal import Numbered, Process
 from snapshots.log import Event, Log, ReadEvent
 from snapshots.store import Store
+from snapshots.versions import FOREVER
 
 LOG_LIMIT = 8 << 20
 """Bytes of folded events that a run keeps."""
@@ -91,6 +92,7 @@ def _take(log: Log, part: Log, shift: int, before: int | None) -> None:
         if before is None or event.number < before:
             event.number, event.last = event.number + shift, event.last + shift
             event.process = event.process and event.process + shift
+            event.back = tuple(msgspec.structs.replace(back, position=back.position + shift) for back in event.back)
             log.add_event(event)
 
 
@@ -144,11 +146,11 @@ def reads(store: Store, run_id: str) -> list[ReadEvent]:
     return [first[key] for key in sorted(first, key=lambda key: (key[0], first[key].number))]
 
 
-def fold(store: Store, run_id: str, before: int) -> None:
+def fold(store: Store, run_id: str, before: int = FOREVER) -> None:
     """Keep what the segments before record ``before`` tell, since they are about to go.  Doing it twice is doing it
     once.  Errors: StoreError.
     """
-    known = journal.segments(store.runs.directory(run_id) / "journal")
+    known = [*journal.segments(store.runs.directory(run_id) / "journal"), (FOREVER, Path())]
     rows, read_rows = [], []
     for (first, path), (following, _) in itertools.pairwise(known):
         if following > before:

@@ -9,17 +9,23 @@ record tells the outcome.
 """
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from snapshots.entries import Checkpoint, UpperState
+from snapshots.entries import Checkpoint, Content, UpperState
 from snapshots.history import History, Snapshot
-from snapshots.journal import MAX_BODY, REWIND, Change, JournalWriter, encoded_size
+from snapshots.journal import MAX_BODY, REWIND, Back, Change, JournalWriter, encoded_size
+from snapshots.logbook import read
 from snapshots.selection import select
 from snapshots.states import difference, is_empty
 from snapshots.store import Store
-from snapshots.timeline import state_at
+from snapshots.takeback import Left, take_back
+from snapshots.timeline import content_gone, moment_at, state_at
+
+_LOST = Content(-1, 0, ())
+"""stands for a content that is not kept"""
 
 
 class Rewound(NamedTuple):
@@ -29,30 +35,73 @@ class Rewound(NamedTuple):
     """that are different now"""
     before: Snapshot | None
     """what the run was before; None when there was nothing to do"""
+    left: tuple[Left, ...] = ()
+    """of what was to be taken back, what stays as it is, because others changed it since; sorted by path"""
 
 
-def goal(store: Store, run_id: str, position: int, paths: tuple[bytes, ...], current: UpperState) -> Checkpoint:
-    """What has to change for ``current`` to become (or for its ``paths``) what the run was at ``position``.
+class Aim(msgspec.Struct, frozen=True):
+    """What to go back to."""
 
-    Errors: HistoryGone, RunError (see ``snapshots.selection``).
+    position: int = 0
+    paths: tuple[bytes, ...] = ()
+    """only these; empty: all of the run"""
+    process: str = ""
+    """not to a position, but to what the paths were before commands matching this pattern changed them; see
+    ``snapshots.takeback``"""
+
+
+class Goal(NamedTuple):
+    """What a rewind comes to."""
+
+    change: Checkpoint
+    back: tuple[Back, ...]
+    left: tuple[Left, ...]
+
+
+def goal(store: Store, run_id: str, aim: Aim, current: UpperState) -> Goal:
+    """What has to change in ``current``.  Errors: HistoryGone, RunError (see ``snapshots.selection``)."""
+    left: tuple[Left, ...] = ()
+    if aim.process:
+        back, left = take_back(read(store, run_id), aim.process, current, aim.paths)
+    else:
+        back = (Back(aim.position, aim.paths),)
+    after, now = current, time.time_ns()
+    for each in back:
+        after = _gone_back(store, run_id, after, each, now)
+    return Goal(difference(current, after, 0), back, left)
+
+
+def _gone_back(store: Store, run_id: str, current: UpperState, back: Back, now_ns: int) -> UpperState:
+    if not back.paths:
+        return state_at(store, run_id, back.position)
+    state, lost = moment_at(store, run_id, back.position)
+    entries = state.entries | {
+        ino: msgspec.structs.replace(state.entries[ino], content=_LOST) for ino in lost if ino in state.entries
+    }
+    after = select(current, msgspec.structs.replace(state, entries=entries), back.paths, now_ns)
+    if any(entry.content == _LOST for entry in after.entries.values()):
+        raise content_gone(run_id, back.position, next(iter(lost.values())))
+    return after
+
+
+def rewind(
+    store: Store, run_id: str, position: int, paths: tuple[bytes, ...] = (), *, process: str = ""
+) -> Rewound:
+    """Rewind a run that is not mounted; with ``process`` see ``Aim``.
+
+    Errors: HistoryGone, RunError, RunState, StoreError.
     """
-    target = state_at(store, run_id, position)
-    after = select(current, target, paths, time.time_ns()) if paths else target
-    return difference(current, after, 0)
-
-
-def rewind(store: Store, run_id: str, position: int, paths: tuple[bytes, ...] = ()) -> Rewound:
-    """Rewind a run that is not mounted.  Errors: HistoryGone, RunError, RunState, StoreError."""
+    aim = Aim(position, paths, process)
     upper = store.upper(run_id)
     current = upper.load()
-    change = goal(store, run_id, position, paths, current)
+    change, back, left = goal(store, run_id, aim, current)
     if is_empty(change):
-        return Rewound(0, None)
+        return Rewound(0, None, left)
     before = History(store, run_id).snapshot(kind="rewind")
     now = time.time_ns()
-    outcome = record(change, current, now)
+    outcome = record(change, back, current, now)
     if encoded_size(outcome) > MAX_BODY:  # recovery would have to do without; the checkpoint is one transaction anyway
-        outcome = Change(REWIND, now, 0, 0, b"", (), (), (), ())
+        outcome = Change(REWIND, now, 0, 0, b"", (), (), (), (), back=back)
     writer = JournalWriter(store.runs.directory(run_id) / "journal", current.journal, now)
     try:
         writer.append(outcome)
@@ -60,14 +109,18 @@ def rewind(store: Store, run_id: str, position: int, paths: tuple[bytes, ...] = 
         writer.close()
     upper.commit(msgspec.structs.replace(change, journal=writer.next), hold=())
     store.sync()
-    return Rewound(len(change.entries) + len(change.gone), before)
+    return Rewound(len(change.entries) + len(change.gone), before, left)
 
 
-def record(change: Checkpoint, current: UpperState, now_ns: int, process: int = 0) -> Change:
+def record(
+    change: Checkpoint, back: Sequence[Back], current: UpperState, now_ns: int, process: int = 0
+) -> Change:
     """The record of a rewind: all of its outcome, contents included; what is gone has no links."""
     gone = tuple(
         msgspec.structs.replace(current.entries[ino], nlink=0, content=None)
         for ino in change.gone
         if ino in current.entries
     )
-    return Change(REWIND, now_ns, process, 0, b"", (*change.entries, *gone), change.links, change.unlinked, ())
+    return Change(
+        REWIND, now_ns, process, 0, b"", (*change.entries, *gone), change.links, change.unlinked, (), back=tuple(back)
+    )

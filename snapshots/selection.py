@@ -10,6 +10,7 @@ the same as then is one file: it goes back as a whole.
 """
 
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -29,10 +30,17 @@ def select(current: UpperState, target: UpperState, paths: tuple[bytes, ...], no
     if b"" in paths:
         return target
     work = _Selection(current, target, now_ns)
-    for path in sorted(set(paths)):
-        if not any(path.startswith(above + b"/") for above in paths):
+    chosen = set(paths)
+    for path in sorted(chosen):
+        if not any(above in chosen for above in directories_above(path)):
             work.take(path)
     return work.result()
+
+
+def directories_above(path: bytes) -> Iterator[bytes]:
+    """The paths of the directories that a path is in, but for the root."""
+    while path := path.rpartition(b"/")[0]:
+        yield path
 
 
 class _Selection:
@@ -49,6 +57,7 @@ class _Selection:
         self._now = now_ns
         self._names_then = _names(target.links)
         self._names_now = _names(current.links)
+        self._tree = UpperTree(self.result())  # sees what becomes of the dictionaries
 
     def result(self) -> UpperState:
         return UpperState(self._entries, self._links, self._next, self._journal, self._hides)
@@ -56,21 +65,46 @@ class _Selection:
     def take(self, path: bytes) -> None:
         """Make one path what it was."""
         above, _, name = path.rpartition(b"/")
-        tree = UpperTree(self.result())
-        here, there = tree.resolve(above), self._then.resolve(above)
+        here, there = self._tree.resolve(above), self._then.resolve(above)
+        if there is None or (there.entry is not None and not there.entry.is_dir):
+            if here is None or self._tree.child(here, name) is None:
+                return  # it was not there, and is not now
+            if here.entry is not None and here.entry.is_dir and here.lower is None:
+                self._drop(here.entry.ino, name)
+                self._touch(here.entry.ino)
+                return
+        elif here is None and self._then.child(there, name) is None:
+            return
         parent = self._parent(above, here, there)
         if parent is None:
             return
         wanted = self._target.links.get(parent, {}).get(name)
+        if self._is_the_same(parent, name, wanted):
+            return
         self._drop(parent, name)
         if wanted == WHITEOUT:
             self._links.setdefault(parent, {})[name] = WHITEOUT
             self._hide(parent, parent, name)
         elif wanted is not None:
             self._bring_back(parent, name, wanted)
-        entry = self._entries.get(parent)
+        self._touch(parent)
+
+    def _touch(self, directory: int) -> None:
+        entry = self._entries.get(directory)
         if entry is not None:
-            self._entries[parent] = msgspec.structs.replace(entry, mtime_ns=self._now, ctime_ns=self._now)
+            self._entries[directory] = msgspec.structs.replace(entry, mtime_ns=self._now, ctime_ns=self._now)
+
+    def _is_the_same(self, parent: int, name: bytes, wanted: int | None) -> bool:
+        """Whether nothing has to change."""
+        if self._links.get(parent, {}).get(name) != wanted:
+            return False
+        if wanted is None or wanted == WHITEOUT:
+            return True
+        return all(
+            self._entries.get(ino) == self._target.entries[ino]
+            and self._links.get(ino, {}) == self._target.links.get(ino, {})
+            for ino in self._below(wanted)
+        )
 
     def _bring_back(self, parent: int, name: bytes, top: int) -> None:
         inside = self._below(top)

@@ -8,12 +8,13 @@ processes may have one store open; writers wait for each other and never fail fo
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from snapshots import durable
 from snapshots.database import Database
-from snapshots.errors import RunState, RunUnknown, StoreFull
+from snapshots.errors import RunState, RunUnknown, StoreDamaged, StoreFull
 from snapshots.hashing import Hasher, xxh3_128
 from snapshots.layout import Layout
 from snapshots.lease import Lease, Making
@@ -112,11 +113,21 @@ class Store:
             self.reserve.restore()
 
     def _discard(self, run_id: str, state: Literal["discarded", "merged"]) -> None:
+        self._keep_log_for_forks(run_id)
         with self.database.transaction():
             if self.runs.get(run_id).state != state:
                 self.runs.update(run_id, state=state, pid=None, mountpoint=None)
             self.upper(run_id).give_up()
         self.runs.remove_directory(run_id)
+
+    def _keep_log_for_forks(self, run_id: str) -> None:
+        """The journal goes with the directory; forks go on knowing who did what before them."""
+        from snapshots.logbook import fold  # it reads a store
+
+        query = "SELECT 1 FROM runs JOIN forks ON parent = runs.key WHERE id = ? AND NOT over LIMIT 1"
+        if self.database.one(query, (run_id,)) is not None:
+            with suppress(StoreFull, StoreDamaged):  # what is being discarded need not be whole, nor have room
+                fold(self, run_id)
 
     def free(self, *, frugal: bool = False) -> Collected:
         """Drop what was given up, collect the objects that nothing holds, and give the room back to the disk.

@@ -209,9 +209,18 @@ class Upper:
             key = self._run().key
             self._db.run("UPDATE runs SET over = 1 WHERE key = ?", (key,))
             self._db.run("UPDATE OR REPLACE loose SET holder = ? WHERE run = ?", (NOBODY, key))
-            for table in ("snapshots", "log", "reads"):
+            for table in ("snapshots", "reads"):
                 self._db.run(f"DELETE FROM {table} WHERE run = ?", (key,))
+            self._drop_log(key)
             self._let_go_of_parents(key)
+
+    def _drop_log(self, key: int) -> None:
+        """Forget what a run that is over did, unless forks go on from there."""
+        self._db.run(
+            "DELETE FROM log WHERE run = ?1 AND (SELECT over FROM runs WHERE key = ?1)"
+            " AND NOT EXISTS (SELECT 1 FROM forks WHERE parent = ?1)",
+            (key,),
+        )
 
     def _let_go_of_parents(self, key: int) -> None:
         """A run that is over and that no fork needs needs its own parent no more; and so on upwards."""
@@ -224,6 +233,7 @@ class Upper:
             self._db.run("DELETE FROM forks WHERE run = ?", (key,))
             key = origin[0]
             self._db.run("UPDATE runs SET over = 1 WHERE key = ? AND over", (key,))  # there is more to purge again
+            self._drop_log(key)
 
     def purge(self, *, rows: int) -> Iterator[Collected]:
         """Drop what is left of an upper that was given up (and that no fork sees), and the objects that only it used.

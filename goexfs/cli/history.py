@@ -3,19 +3,24 @@
 Owns how points and snapshots are printed.  Main thread only.
 """
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import age, count, note, print_json, print_table, printable
+from goexfs.cli.log import short
+from goexfs.cli.output import age, count, note, print_json, print_table, printable, quoted
 from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from snapshots.history import Snapshot
+    from snapshots.rewind import Rewound
 
 CHUNK = 1 << 20
+MOST_LEFT = 10
+"""paths that are named in a note each"""
 
 
 @click.command("snapshot", short_help="Name what a run is at this moment.")
@@ -108,26 +113,57 @@ def fork_command(ref: str, name: str | None, as_json: bool) -> None:
 @click.command("rewind", short_help="Go back to a snapshot or another point, all of a run or some paths.")
 @click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
+@click.option("--process", metavar="PATTERN", help="Take back what commands matching PATTERN wrote, and keep the rest.")
 @json_option
-def rewind_command(ref: str, paths: tuple[bytes, ...], as_json: bool) -> None:
+def rewind_command(ref: str, paths: tuple[bytes, ...], process: str | None, as_json: bool) -> None:
     """Take RUN back to what it was at POINT (default: its latest snapshot), or only what is at and below each PATH.
 
     Mounted or not.  What it was just before gets a snapshot, so a rewind can be rewound.
+
+    With --process every path that these commands, or what they started, wrote, made, moved or deleted becomes what it
+    was before they did.  What others changed since stays as it is, and is named.
     """
     import goexfs
 
+    if process == "":
+        raise click.BadParameter("an empty pattern matches every command", param_hint="--process")
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
+        if process is not None and at is not None:
+            raise click.UsageError("--process goes back to before the command: name the run alone, without a POINT")
         below = tuple(below_base(path, run.base, run.record.mountpoint) for path in paths)
-        done = run.rewind(at or "~1", below)
+        done = run.rewind(at or "~1", below) if process is None else run.take_back(process, below)
         label = run.record.label
         if as_json:
-            before = snapshot_fields(run, done.before) if done.before is not None else None
-            print_json({"run": run.id, "nodes": done.nodes, "before": before})
-        elif done.before is None:
-            note(f"run {label} is what it was then: nothing to do")
-        else:
+            print_json(_rewound_fields(run, done))
+            return
+        if done.before is not None:
             note(f"took back {count(done.nodes, 'file')}; what was there is {label}@{done.before.name}")
+        elif process is None:
+            note(f"run {label} is what it was then: nothing to do")
+        elif not done.left:
+            note(f"run {label} has nothing that commands matching {quoted(os.fsencode(process))} wrote: nothing to do")
+        for each in done.left[:MOST_LEFT]:
+            note(
+                f"left as it is: {quoted(each.path)}, which {short(printable(each.by)) or 'another process'} changed"
+                f" since; goexfs rewind {label}@#{each.number - 1} {quoted(each.path)} takes back both"
+            )
+        if len(done.left) > MOST_LEFT:
+            note(f"left as they are: {count(len(done.left) - MOST_LEFT, 'more path')}; --json has all of them")
+
+
+def _rewound_fields(run: "RunHandle", done: "Rewound") -> dict[str, Any]:
+    from snapshots.names import text_fields
+
+    return {
+        "run": run.id,
+        "nodes": done.nodes,
+        "before": snapshot_fields(run, done.before) if done.before is not None else None,
+        "left": [
+            {**text_fields("path", each.path), "record": each.number, **text_fields("changed_by", each.by or None)}
+            for each in done.left
+        ],
+    }
 
 
 @click.command("cat", short_help="Print a file as a run has it, or had it.")

@@ -14,10 +14,11 @@ from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.entries import Checkpoint, UpperState
 from snapshots.errors import RunError
 from snapshots.history import History
-from snapshots.journal import MAX_BODY, encoded_size
-from snapshots.rewind import goal, record
+from snapshots.journal import MAX_BODY, Back, encoded_size
+from snapshots.rewind import Aim, goal, record
 from snapshots.states import is_empty
 from snapshots.store import Store
+from snapshots.takeback import Left
 
 
 class Plan(NamedTuple):
@@ -26,19 +27,32 @@ class Plan(NamedTuple):
     current: UpperState
     change: Checkpoint
     snapshot: str
-    """names what was there before"""
+    """names what was there before; empty when nothing is to change"""
+    back: tuple[Back, ...]
+    left: tuple[Left, ...]
+    """see ``snapshots.rewind.Rewound``"""
 
 
-def plan(overlay: Overlay, run_id: str, position: int, paths: tuple[bytes, ...], store: Store) -> Plan | None:
-    """The plan; None when nothing is different.  Errors: HistoryGone, RunError, StoreError."""
+class Done(NamedTuple):
+    """What a rewind did."""
+
+    nodes: int
+    """that are different now"""
+    snapshot: str
+    """names what was there before; empty when there was nothing to do"""
+    left: tuple[Left, ...]
+
+
+def plan(overlay: Overlay, run_id: str, aim: Aim, store: Store) -> Plan:
+    """The plan.  Errors: HistoryGone, RunError, StoreError."""
     if isinstance(overlay.view.base, SlowBaseTree):
         raise RunError("the base is on a filesystem that may be slow to answer: unmount the run, then rewind it")
     current = store.upper(run_id).load()
     current = msgspec.structs.replace(current, next_ino=max(current.next_ino, overlay.next_ino))
-    change = goal(store, run_id, position, paths, current)
+    change, back, left = goal(store, run_id, aim, current)
     if is_empty(change):
-        return None
-    return Plan(current, change, History(store, run_id).snapshot(kind="rewind").name)
+        return Plan(current, change, "", back, left)
+    return Plan(current, change, History(store, run_id).snapshot(kind="rewind").name, back, left)
 
 
 def carry_out(overlay: Overlay, planned: Plan, recording: Recording | None) -> list[Invalidation]:
@@ -48,7 +62,7 @@ def carry_out(overlay: Overlay, planned: Plan, recording: Recording | None) -> l
     """
     now = time.time_ns()
     change = overlay.prepare_rewind(planned.change)
-    outcome = record(change, planned.current, now)
+    outcome = record(change, planned.back, planned.current, now)
     if encoded_size(outcome) > MAX_BODY:
         raise RunError("too much would change for a rewind of a mounted run: unmount it first")
     return overlay.rewind(change, lambda: recording.append(outcome) if recording is not None else None, now)

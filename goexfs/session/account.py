@@ -7,7 +7,7 @@ far, and a crashed one need not be recovered for them.  The library below does t
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from snapshots.runs import Run
@@ -120,6 +120,11 @@ class Account:
         from snapshots.log import paths_written_by
 
         return paths_written_by(self.log(inherited=True), pattern)
+
+    def written_by(self, pattern: str) -> "Callable[[Change], bool]":
+        """Which changes these processes had a part in, for ``merge(choose=…)``; see ``paths_written_by``."""
+        written = self.paths_written_by(pattern)
+        return lambda change: change.path in written or change.old_path in written
 
     def by_process(self, changes: "list[Change]") -> "list[tuple[tuple[Process, ...], list[Change]]]":
         """Changes by who made them last: (the process, its parent, and so on; changes), in order of first appearance.

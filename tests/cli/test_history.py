@@ -78,7 +78,7 @@ def test_rewind(goexfs: Command, work: str) -> None:
     done = goexfs("rewind", "work@one")
     assert names(goexfs, work) == names(goexfs, "work@one")
     assert done.stderr.startswith("goexfs: took back ")
-    assert goexfs.json("rewind", "work@one") == {"run": work, "nodes": 0, "before": None}
+    assert goexfs.json("rewind", "work@one") == {"run": work, "nodes": 0, "before": None, "left": []}
     assert goexfs("rewind", "work").returncode == 0
     assert names(goexfs, work) == ["A\tdir", "A\tdir/d", "A\tfile"], "a rewind can be rewound"
     assert goexfs("fsck").returncode == 0

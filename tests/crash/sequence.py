@@ -21,6 +21,7 @@ from snapshots.forks import fork
 from snapshots.history import History
 from snapshots.recovery import Recovery, recover
 from snapshots.retention import thin
+from snapshots.rewind import Aim
 from snapshots.store import Store
 from tests.overlay.test_replay import Driver, dump
 
@@ -110,8 +111,8 @@ class Sequence:
         """What ``goexfs.fuse.service`` does while requests wait."""
         self.seal()
         position = History(self.store, self.run_id).position(snapshot)
-        planned = rewinding.plan(self.overlay, self.run_id, position, (), self.store)
-        if planned is not None:
+        planned = rewinding.plan(self.overlay, self.run_id, Aim(position), self.store)
+        if planned.snapshot:
             rewinding.carry_out(self.overlay, planned, self.recording)
         self.seal()
 

@@ -12,6 +12,7 @@ from snapshots.base import BaseTree
 from snapshots.fsck import fsck
 from snapshots.journal import JournalWriter
 from snapshots.recovery import recover
+from snapshots.rewind import Aim
 from snapshots.store import Store
 from tests.overlay.test_replay import Driver, dump
 
@@ -43,8 +44,8 @@ class Mounted:
 
     def rewind(self, position: int, *paths: bytes) -> bool:
         self.seal()
-        planned = plan(self.overlay, self.run_id, position, paths, self.store)
-        if planned is None:
+        planned = plan(self.overlay, self.run_id, Aim(position, paths), self.store)
+        if not planned.snapshot:
             return False
         carry_out(self.overlay, planned, self)  # type: ignore[arg-type]
         return True

@@ -35,7 +35,7 @@ def test_a_rewind_is_in_the_history_and_can_be_rewound(store: Store, author: Aut
     back = author.upper.load()
     assert plain(back) == author.seen[positions[3]]
     assert back.next_ino == author.state.next_ino, "numbers of nodes that were made since are not given again"
-    assert rewind(store, run_id, positions[3]) == (0, None)
+    assert rewind(store, run_id, positions[3]) == (0, None, ())
     assert rewind(store, run_id, History(store, run_id).position("~1")).nodes == done.nodes
     assert plain(author.upper.load()) == author.seen[positions[-1]]
     assert [s.kind for s in History(store, run_id).snapshots()] == ["rewind", "rewind"]

@@ -12,6 +12,7 @@ from snapshots import journal
 from snapshots.entries import Content, Entry, Extent, Hidden, Identity, Link, Origin
 from snapshots.errors import StoreTooNew
 from snapshots.journal import (
+    Back,
     Change,
     Cut,
     Damage,
@@ -45,7 +46,7 @@ RECORDS: list[journal.Record] = [
     Change("rename", BEGUN + 7, 6, 43, b"h", (), (Link(1, b"h", 43),), ((1, b"g"),), (), b"g"),
     Change("rewind", BEGUN + 8, 0, 0, b"",
            (Entry(42, 0o100600, 0, 0, 0, 1, 12, 1, 2, 3, 2, Origin(b"f", IDENTITY), CONTENT, None, None, False),),
-           (), (), ()),
+           (), (), (), back=(Back(3, (b"f", b"d/\xffname")), Back(9, ()))),
 ]  # fmt: skip
 HALF = 5
 

@@ -9,7 +9,7 @@ from snapshots import logbook
 from snapshots.entries import Entry, Identity, Link
 from snapshots.errors import RunState
 from snapshots.fsck import fsck
-from snapshots.journal import Change, JournalWriter, Numbered, Patch, Process, Read, segments
+from snapshots.journal import Back, Change, JournalWriter, Numbered, Patch, Process, Read, segments
 from snapshots.log import EXCHANGE, Authors, Event, Log, below, blame, paths_written_by
 from snapshots.retention import set_limit, thin
 from snapshots.store import Store
@@ -129,20 +129,48 @@ def test_swapped_names(story: Story) -> None:
     assert who(story.log, b"x") == b"b"
 
 
-def test_after_a_rewind_what_it_brought_back_is_its_doing(story: Story) -> None:
-    maker, remover = story.process("maker"), story.process("remover")
+def rewound(story: Story, position: int, *paths: bytes) -> int:
+    return story.add(Change("rewind", story.now, 0, 0, b"", (), (), (), (), back=(Back(position, paths),)))
+
+
+def test_who_wrote_what_a_rewind_brought_back(story: Story) -> None:
+    maker, other, remover = story.process("maker"), story.process("other"), story.process("remover")
     story.change("create", b"f", maker)
-    ino = story.inos[b"f"]
-    story.change("unlink", b"f", remover)
-    story.change("create", b"new", maker)
-    new = story.inos[b"new"]
-    back = Entry(ino, 0o100644, *ATTRIBUTES)
-    gone = Entry(new, 0o100644, 0, 0, 0, 0, *ATTRIBUTES[4:])
-    story.add(Change("rewind", story.now, 0, 0, b"", (back, gone), (), (), ()))
-    for path in (b"f", b"new"):
-        author = blame(story.log, path)
-        assert author is not None
-        assert author.event.op == "rewind"
+    story.change("mkdir", b"d", maker, is_dir=True)
+    story.change("create", b"d/g", maker)
+    snapshot = story.number + 1
+    known = dict(story.inos)
+    story.change("write", b"f", other)
+    story.change("rename", b"e", other, old=b"d", is_dir=True)
+    story.change("unlink", b"e/g", remover)
+    story.change("create", b"new", other)
+    later = story.number + 1
+    assert (who(story.log, b"f"), who(story.log, b"d/g")) == (b"other", None)
+    first = rewound(story, snapshot)
+    story.inos = known
+    assert (who(story.log, b"f"), who(story.log, b"d/g"), who(story.log, b"d")) == (b"maker",) * 3
+    gone = blame(story.log, b"new")
+    assert gone is not None
+    assert (gone.event.number, gone.event.op, gone.lineage) == (first, "rewind", ())
+    rewound(story, later, b"e")
+    assert (who(story.log, b"e"), who(story.log, b"e/g"), who(story.log, b"f")) == (b"other", b"remover", b"maker")
+    rewound(story, first)
+    assert (who(story.log, b"f"), who(story.log, b"new"), who(story.log, b"d")) == (b"other",) * 3
+
+
+def test_what_a_rewind_brought_back_may_have_another_number(story: Story) -> None:
+    maker, other = story.process("maker"), story.process("other")
+    story.change("create", b"f", maker)
+    snapshot = story.number + 1
+    story.change("write", b"f", other)
+    rewound(story, snapshot)
+    story.inos[b"f"] += 5000
+    story.change("setattr", b"f", other)
+    assert who(story.log, b"f") == b"maker"
+    story.change("rename", b"g", other, old=b"f")
+    assert who(story.log, b"g") == b"maker"
+    story.change("write", b"g", other)
+    assert who(story.log, b"g") == b"other"
 
 
 def test_lineage_ends_at_the_sandbox_and_at_goexfs(story: Story) -> None:
@@ -304,6 +332,26 @@ def test_a_fork_inherits_what_its_parent_did_before(store: Store, base: bytes) -
     assert who(log, b"f1.1") == b"p"
     assert logbook.own_number(log.events[0].number) == 3
     assert logbook.read(store, child.id).events == []
+
+
+@pytest.mark.parametrize("state", ["discarded", "merged"])
+def test_a_fork_keeps_the_log_of_a_parent_that_is_over(store: Store, base: bytes, state: str) -> None:
+    from snapshots.forks import fork
+
+    run = store.runs.create(base=base, name=None)
+    position = write_segments(store, run.id, 2)
+    store.upper(run.id).commit(_at(position))
+    child = fork(store, run.id, position)
+    grandchild = fork(store, child.id, 1)
+    paths = [event.path for event in logbook.read(store, grandchild.id, inherited=True).events]
+    assert paths
+    for over in (run.id, child.id):
+        store.discard(over, state=state)  # type: ignore[arg-type]
+        log = logbook.read(store, grandchild.id, inherited=True)
+        assert [event.path for event in log.events] == paths
+        assert who(log, b"f1.1") == b"p"
+    store.discard(grandchild.id)
+    assert store.database.one("SELECT count(*) FROM log") == (0,)
 
 
 def test_a_torn_end_does_not_hide_what_is_whole(store: Store, base: bytes, tmp_path: Path) -> None:
