@@ -24,3 +24,12 @@ def default_store_path() -> Path:
     if not os.path.isabs(user_home):
         raise StoreUnusable("there is no home directory to keep the store in; set GOEXFS_HOME to a directory")
     return Path(user_home) / ".local" / "state" / "goexfs"
+
+
+def default_policy_path() -> Path | None:
+    """``$XDG_CONFIG_HOME/goexfs/policy.toml``, else ``~/.config/goexfs/policy.toml``; None without a home."""
+    config = os.environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(config):
+        return Path(config) / "goexfs" / "policy.toml"
+    user_home = os.path.expanduser("~")
+    return Path(user_home) / ".config" / "goexfs" / "policy.toml" if os.path.isabs(user_home) else None

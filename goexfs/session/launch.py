@@ -40,6 +40,8 @@ class Assignment(msgspec.Struct, frozen=True):
     """with ``attached``: discard the run, and forget it, when the session process dies without a verdict"""
     auto_snapshot: tuple[str, ...] = ()
     """see ``snapshots.occasions``"""
+    policy: bytes = b""
+    """see ``goexfs.session.policing``"""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -1,0 +1,211 @@
+"""``goexfs policy``: which rules there are, and which of them decides for a path.
+
+Owns the options that other commands take for a policy (``policy_options``), how rules are shown, and the one line at
+the beginning of a run.  Main thread only.
+"""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from goexfs.cli.output import count, home, note, print_json, print_table, printable, quoted
+from goexfs.cli.params import ANY_PATH, RUN, below_base, json_option
+
+if TYPE_CHECKING:
+    from goexfs.policy.effective import PolicyWishes
+    from goexfs.policy.matching import Finding
+    from goexfs.policy.rules import Policy
+    from goexfs.session import RunHandle
+
+NAMES_SHOWN = 6
+
+_OPTIONS = (
+    click.option(
+        "--policy", "policy_files", metavar="FILE", multiple=True, type=ANY_PATH,
+        help="Rules for what CMD may see, write and use (repeatable).",
+    ),
+    click.option("--hide", metavar="PATTERN", multiple=True, help="Hide what matches, as in .gitignore (repeatable)."),
+    click.option("--show", metavar="PATTERN", multiple=True, help="Show what a rule would hide or mask (repeatable)."),
+    click.option("--no-default-policy", is_flag=True, help="Without the built-in rules and those of your policy.toml."),
+    click.option(
+        "--canary", "canaries", metavar="PATH", multiple=True, type=ANY_PATH,
+        help="Put a fake secret there; a merge that carries it is refused (repeatable).",
+    ),
+)  # fmt: skip
+
+POLICY = ("policy_files", "hide", "show", "no_default_policy", "canaries")
+"""The parameters that ``policy_options`` adds."""
+
+
+def policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command these options."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def wishes_of(
+    *, policy_files: tuple[bytes, ...] = (), hide: tuple[str, ...] = (), show: tuple[str, ...] = (),
+    no_default_policy: bool = False, canaries: tuple[bytes, ...] = (),
+) -> "PolicyWishes | None":  # fmt: skip
+    """What these options come to; None when none was given."""
+    if not (policy_files or hide or show or no_default_policy or canaries):
+        return None
+    from goexfs.policy.effective import PolicyWishes
+
+    return PolicyWishes(policy_files, hide, show, canaries, not no_default_policy)
+
+
+def say_what_is_hidden(run: "RunHandle") -> None:
+    """One line with what of the base the run does not see; nothing when that is nothing."""
+    from goexfs.policy.matching import Matcher
+    from goexfs.policy.rules import Kind
+    from goexfs.policy.survey import survey
+
+    policy = run.policy
+    matcher = Matcher(policy)
+    if matcher.kinds & {Kind.HIDE, Kind.MASK}:
+        found = survey(matcher, run.base, untouchable=frozenset())
+        parts = [f"hidden from the run: {_listed(found.hidden)}"] if found.hidden else []
+        parts += [f"masked: {_listed(found.masked)}"] if found.masked else []
+        if parts:
+            more = "" if found.complete else ", and what matches deeper down"
+            note(f"{'; '.join(parts)}{more} (goexfs policy check PATH says why)")
+    if policy.canaries:
+        note(f"canaries: {_listed(tuple(canary.path for canary in policy.canaries))}")
+
+
+def _listed(paths: tuple[bytes, ...]) -> str:
+    shown = ", ".join(quoted(path) for path in paths[:NAMES_SHOWN])
+    return shown + (f" and {len(paths) - NAMES_SHOWN} more" if len(paths) > NAMES_SHOWN else "")
+
+
+@click.group("policy", short_help="What runs may see and write, and which rule says so.")
+def policy_command() -> None:
+    """What runs may see, write and use, and which rule decides.
+
+    The rules come from goexfs itself, from your own policy.toml (in ~/.config/goexfs), from .goexfs.toml in the base,
+    from --policy FILE and from --hide and --show; the later decide.  docs/policy.md describes the files.
+    """
+
+
+_base_option = click.option("--base", type=ANY_PATH, metavar="DIR", help="For new runs over it (default: here).")
+_run_option = click.option("--run", "ref", metavar="RUN", type=RUN, help="For this run, as it began.")
+
+
+@policy_command.command("check", short_help="Say which rule decides for a path.")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=ANY_PATH)
+@_run_option
+@_base_option
+@policy_options
+@json_option
+def check_command(
+    paths: tuple[bytes, ...], ref: str | None, base: bytes | None, as_json: bool, **options: Any
+) -> None:
+    """Say what holds for each PATH, and which rule of which file decides that.
+
+    A PATH need not exist; one that ends with a slash is a directory.
+    """
+    root, mountpoint, policy = _policy(ref, base, options)
+    answers = [_answer(policy, root, mountpoint, path) for path in paths]
+    if as_json:
+        print_json({"paths": [fields for _, fields in answers]})
+        return
+    for lines, _ in answers:
+        for line in lines:
+            click.echo(line)
+
+
+def _policy(ref: str | None, base: bytes | None, options: dict[str, Any]) -> "tuple[bytes, bytes | None, Policy]":
+    """The base, where its run is mounted, and the policy that is asked about."""
+    if ref is not None:
+        if base is not None or any(options.values()):
+            raise click.UsageError("--run asks about a run as it began: leave the other options out")
+        import goexfs
+
+        with goexfs.open_store(create=False) as store:
+            run = store.run(ref)
+            return run.base, run.record.mountpoint, run.policy
+    from goexfs.session import checks, policing
+
+    root = checks.usable_base(base or b".")
+    return root, None, policing.begin(root, wishes_of(**options))
+
+
+def _answer(policy: "Policy", root: bytes, mountpoint: bytes | None, path: bytes) -> tuple[list[str], dict[str, Any]]:
+    from goexfs.policy.matching import Matcher
+    from goexfs.policy.rules import Kind
+    from snapshots.names import text_fields
+
+    below = below_base(path, root, mountpoint)
+    is_dir = path.endswith(b"/") or os.path.isdir(os.path.join(root, below))
+    canary = next((canary for canary in policy.canaries if canary.path == below), None)
+    findings = Matcher(policy).explain(below, is_dir=is_dir) if below else []
+    holding = {finding.kind for finding in findings if finding.holds}
+    last = {finding.kind: finding for finding in findings if finding.path == below}
+    holding -= {kind for kind, finding in last.items() if not finding.holds and kind is not Kind.HIDE}
+    name = quoted(below or b".")
+    words = [_WORDS[kind] for kind in Kind if kind in holding] or ["seen and writable"]
+    if canary is not None:
+        words = ["a canary"]
+    lines = [f"{name}: {', '.join(words)}"]
+    lines += [f"  {_reason(finding, below)}" for finding in findings]
+    fields = {
+        **text_fields("path", below),
+        "canary": canary is not None,
+        **{kind.value: kind in holding for kind in Kind},
+        "rules": [
+            {"kind": f.kind.value, "holds": f.holds, "source": f.source.name, "pattern": f.pattern,
+             **text_fields("matches", f.path)}
+            for f in findings
+        ],
+    }  # fmt: skip
+    return lines, fields
+
+
+_WORDS = {"hide": "hidden", "mask": "masked", "read_only": "read-only", "no_delete": "cannot be deleted"}
+
+
+def _reason(finding: "Finding", path: bytes) -> str:
+    verb = finding.kind.value if finding.holds else f"no {finding.kind.value}"
+    where = "" if finding.path == path else f", which matches {quoted(finding.path)}/"
+    return f"{verb}: {printable(finding.pattern)} in {printable(finding.source.name)}{where}"
+
+
+@policy_command.command("show", short_help="List the rules.")
+@_run_option
+@_base_option
+@policy_options
+@json_option
+def show_command(ref: str | None, base: bytes | None, as_json: bool, **options: Any) -> None:
+    """List the rules and limits of new runs over a base, or of a run; the later ones are the stronger."""
+    from goexfs.policy.rules import LIMITS, Kind
+    from snapshots.names import text_fields
+
+    root, _, policy = _policy(ref, base, options)
+    rows = [
+        (kind.value, printable(pattern), printable(source.name))
+        for source in policy.sources
+        for kind in Kind
+        for pattern in source.patterns(kind)
+    ]
+    limits = [(name, *found) for name in LIMITS if (found := policy.limit(name)) is not None]
+    if as_json:
+        print_json({
+            **text_fields("base", root),
+            "rules": [{"kind": kind, "pattern": pattern, "source": source} for kind, pattern, source in rows],
+            "limits": [
+                {"limit": name, "most": limit.most, "then": limit.then, "source": source.name}
+                for name, limit, source in limits
+            ],
+            "canaries": [text_fields("path", canary.path) for canary in policy.canaries],
+        })  # fmt: skip
+        return
+    click.echo(f"{count(len(rows), 'rule')} for {home(root)}:")
+    print_table(("RULE", "PATTERN", "FROM"), rows, shrink=("FROM",))
+    for name, limit, source in limits:
+        click.echo(f"limit: {name} {limit.most}, then {limit.then} ({printable(source.name)})")
+    for canary in policy.canaries:
+        click.echo(f"canary: {quoted(canary.path)}")
