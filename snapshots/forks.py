@@ -23,10 +23,9 @@ def fork(store: Store, run_id: str, position: int, *, name: str | None = None) -
     now = upper.retained()[1]
     at, rest = position, None
     if position != now:
-        known = upper.load(position)
-        at = known.journal
+        at = upper.checkpoint_before(position)
         if at != position:  # between two checkpoints: what the journal has on top becomes the fork's own
-            rest = difference(known, state_at(store, run_id, position), 0)
+            rest = difference(upper.load(at), state_at(store, run_id, position), 0)
     with store.database.transaction():
         parent = store.runs.get(run_id)
         if not parent.is_live:

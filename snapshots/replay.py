@@ -142,8 +142,16 @@ class Replay:
 
         Without ``spool`` what was in working files cannot: they are as they are now, not as they were then.
         """
-        stored: dict[int, Content] = {}
+        # Most are small and whole: all of these in few transactions.
+        whole = {ino: content for ino, content in self.dirty.items() if type(content) is Memory and content.data}
+        names = objects.put_many(bytes(content.data) for content in whole.values())
+        stored: dict[int, Content] = {
+            ino: Content(len(content.data), 0, (Extent(0, len(content.data), name, 0),))
+            for (ino, content), name in zip(whole.items(), names, strict=True)
+        }
         for ino, content in self.dirty.items():
+            if ino in stored:
+                continue
             try:
                 short: list[int] = []
                 stored[ino] = _store(content, objects, spool, short)

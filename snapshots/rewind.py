@@ -53,13 +53,25 @@ class Aim(msgspec.Struct, frozen=True):
 class Goal(NamedTuple):
     """What a rewind comes to."""
 
+    current: UpperState
+    """what the run is, or as much of it as changes"""
     change: Checkpoint
     back: tuple[Back, ...]
     left: tuple[Left, ...]
 
 
-def goal(store: Store, run_id: str, aim: Aim, current: UpperState) -> Goal:
-    """What has to change in ``current``.  Errors: HistoryGone, RunError (see ``snapshots.selection``)."""
+def goal(store: Store, run_id: str, aim: Aim, *, next_ino: int = 0) -> Goal:
+    """What has to change in a run of which everything is in the store; new inode numbers begin with ``next_ino`` at
+    least.  To go back to a snapshot as a whole costs what differs, anything else what the run changed.
+
+    Errors: HistoryGone, RunError (see ``snapshots.selection``).
+    """
+    upper = store.upper(run_id)
+    if not aim.process and not aim.paths and (changed := upper.load_changed(aim.position)) is not None:
+        current, then = (msgspec.structs.replace(state, next_ino=max(state.next_ino, next_ino)) for state in changed)
+        return Goal(current, difference(current, then, 0), (Back(aim.position, ()),), ())
+    current = upper.load()
+    current = msgspec.structs.replace(current, next_ino=max(current.next_ino, next_ino))
     left: tuple[Left, ...] = ()
     if aim.process:
         back, left = take_back(read(store, run_id), aim.process, current, aim.paths)
@@ -68,7 +80,7 @@ def goal(store: Store, run_id: str, aim: Aim, current: UpperState) -> Goal:
     after, now = current, time.time_ns()
     for each in back:
         after = _gone_back(store, run_id, after, each, now)
-    return Goal(difference(current, after, 0), back, left)
+    return Goal(current, difference(current, after, 0), back, left)
 
 
 def _gone_back(store: Store, run_id: str, current: UpperState, back: Back, now_ns: int) -> UpperState:
@@ -92,9 +104,7 @@ def rewind(
     Errors: HistoryGone, RunError, RunState, StoreError.
     """
     aim = Aim(position, paths, process)
-    upper = store.upper(run_id)
-    current = upper.load()
-    change, back, left = goal(store, run_id, aim, current)
+    current, change, back, left = goal(store, run_id, aim)
     if is_empty(change):
         return Rewound(0, None, left)
     before = History(store, run_id).snapshot(kind="rewind")
@@ -107,7 +117,7 @@ def rewind(
         writer.append(outcome)
     finally:
         writer.close()
-    upper.commit(msgspec.structs.replace(change, journal=writer.next), hold=())
+    store.upper(run_id).commit(msgspec.structs.replace(change, journal=writer.next), hold=())
     store.sync()
     return Rewound(len(change.entries) + len(change.gone), before, left)
 

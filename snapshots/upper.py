@@ -16,7 +16,20 @@ from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Checkpoint, Entry, Hi
 from snapshots.errors import HistoryGone, ObjectMissing, RunState, RunUnknown, StoreDamaged
 from snapshots.lease import NOBODY, Lease
 from snapshots.objects import Collected, Objects, Place
-from snapshots.versions import FOREVER, NOTHING, Closing, inherited_names, is_held, parent_of, pins, prune, read
+from snapshots.versions import (
+    FOREVER,
+    NOTHING,
+    Closing,
+    EntryRows,
+    LinkRows,
+    changed_since,
+    inherited_names,
+    is_held,
+    parent_of,
+    pins,
+    prune,
+    read,
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Entry).decode
@@ -75,6 +88,20 @@ class Upper:
             else:
                 position = self._checkpoint_before(run, at)
                 entry_rows, link_rows = read(self._db, run.key, at)
+        return self._state(entry_rows, link_rows, run.next_ino, position)
+
+    def load_changed(self, at: int) -> tuple[UpperState, UpperState] | None:
+        """What it is now and what it was at ``at``, both without what is the same in both; None when there is no
+        checkpoint at that very position.  Costs what differs.  Errors: HistoryGone.
+        """
+        with self._db.snapshot():
+            run = self._run()
+            if run.over or self._checkpoint_before(run, at) != at:
+                return None
+            now, then = changed_since(self._db, run.key, at)
+        return self._state(*now, run.next_ino, run.journal), self._state(*then, run.next_ino, at)
+
+    def _state(self, entry_rows: EntryRows, link_rows: LinkRows, next_ino: int, position: int) -> UpperState:
         entries: dict[int, Entry] = {}
         for stored, blob in entry_rows.items():
             ino = from_stored(stored)
@@ -95,7 +122,7 @@ class Upper:
                     raise StoreDamaged(
                         f"a name of run {self.run_id} is damaged ({exc}); `goexfs fsck` says what else is"
                     ) from exc
-        return UpperState(entries, links, run.next_ino, position, hides)
+        return UpperState(entries, links, next_ino, position, hides)
 
     def _checkpoint_before(self, run: _Run, at: int) -> int:
         if at > run.journal:
@@ -107,6 +134,10 @@ class Upper:
             )
         row = self._db.one("SELECT max(position) FROM checkpoints WHERE run = ? AND position <= ?", (run.key, at))
         return int(row[0]) if row is not None and row[0] is not None else 1
+
+    def checkpoint_before(self, at: int) -> int:
+        """Position of the last checkpoint at ``at`` or before it.  Errors: HistoryGone when it is not kept."""
+        return self._checkpoint_before(self._run(), at)
 
     def checkpoint_after(self, position: int) -> int:
         """Position of the first checkpoint at ``position`` or after it; 0 when there is none."""

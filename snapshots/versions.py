@@ -54,6 +54,33 @@ def _own(db: Database, key: int, at: int) -> tuple[EntryRows, LinkRows]:
     return entries, links
 
 
+def changed_since(db: Database, key: int, at: int) -> tuple[tuple[EntryRows, LinkRows], tuple[EntryRows, LinkRows]]:
+    """What the run consists of now, and what it consisted of at a position, both without what is the same in both."""
+    now, then = "run = ?1 AND until = ?2 AND since > ?3", "run = ?1 AND until > ?3 AND until < ?2 AND since <= ?3"
+    args = (key, FOREVER, at)
+    entries: list[EntryRows] = []
+    links: list[LinkRows] = []
+    for where in (now, then):
+        entries.append(dict(db.all(f"SELECT ino, data FROM entries WHERE {where}", args)))
+        rows = db.all(f"SELECT parent, name, ino, hides FROM links WHERE {where}", args)
+        links.append({(parent, name): (ino, hides) for parent, name, ino, hides in rows})
+    origin = parent_of(db, key)
+    if origin is not None:
+        their_entries, their_links = read(db, *origin)
+        for ino in entries[0].keys() - entries[1].keys() & their_entries.keys():
+            entries[1][ino] = their_entries[ino]
+        for link in links[0].keys() - links[1].keys() & their_links.keys():
+            links[1][link] = their_links[link]
+    kept = [
+        (
+            {ino: data for ino, data in entries[side].items() if data},
+            {link: row for link, row in links[side].items() if row[0] != NOTHING},
+        )
+        for side in (0, 1)
+    ]
+    return kept[0], kept[1]
+
+
 def inherited_names(db: Database, key: int, directory: int) -> set[bytes]:
     """Names in a directory that a fork, given by number, may have from its parent."""
     origin = parent_of(db, key)

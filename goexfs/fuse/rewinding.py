@@ -6,8 +6,6 @@ Owns the plan (in the sealing thread, with its store) and the record of it.  Whe
 import time
 from typing import NamedTuple
 
-import msgspec
-
 from goexfs.fuse.recording import Recording
 from goexfs.overlay import Invalidation, Overlay
 from goexfs.overlay.slowbase import SlowBaseTree
@@ -47,9 +45,7 @@ def plan(overlay: Overlay, run_id: str, aim: Aim, store: Store) -> Plan:
     """The plan.  Errors: HistoryGone, RunError, StoreError."""
     if isinstance(overlay.view.base, SlowBaseTree):
         raise RunError("the base is on a filesystem that may be slow to answer: unmount the run, then rewind it")
-    current = store.upper(run_id).load()
-    current = msgspec.structs.replace(current, next_ino=max(current.next_ino, overlay.next_ino))
-    change, back, left = goal(store, run_id, aim, current)
+    current, change, back, left = goal(store, run_id, aim, next_ino=overlay.next_ino)
     if is_empty(change):
         return Plan(current, change, "", back, left)
     return Plan(current, change, History(store, run_id).snapshot(kind="rewind").name, back, left)
