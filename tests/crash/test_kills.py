@@ -21,6 +21,7 @@ import pytest
 import goexfs
 from goexfs.session import RunHandle, RunStore
 from snapshots.errors import GoexfsError
+from snapshots.findings import Kind
 from tests.crash import writer
 from tests.crash.writer import Operations
 
@@ -262,6 +263,8 @@ def kill_often(area: Path, seed: int, kills: int) -> None:
             if harness.run is not None and harness.run.state in ("active", "crashed"):
                 harness.run.unmount(force=True)
         assert harness.acknowledged > kills
+        assert {finding.kind for finding in store.fsck().findings} <= {Kind.ORPHAN_FILE}
+        store.gc()  # what died while it was stored
         assert not store.fsck().findings
         harness.run.discard(forget=True)
         assert not store.fsck().findings
