@@ -18,7 +18,7 @@ from snapshots.runrecord import check_name
 from snapshots.store import Store
 from snapshots.timeline import position_at
 
-Kind = Literal["user", "exit", "quiet", "every", "rewind", "rebase"]
+Kind = Literal["user", "exit", "quiet", "every", "limit", "rewind", "rebase"]
 """Who asked for a snapshot: a person (or program), or one of the occasions of automatic ones."""
 
 _SELECT = "SELECT name, position, kind, message, created_ns FROM snapshots"

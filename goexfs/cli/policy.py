@@ -5,21 +5,24 @@ the beginning of a run.  Main thread only.
 """
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from goexfs.cli.output import count, home, note, print_json, print_table, printable, quoted
-from goexfs.cli.params import ANY_PATH, RUN, below_base, json_option
+from goexfs.cli.params import ANY_PATH, RUN, Size, below_base, json_option
 
 if TYPE_CHECKING:
     from goexfs.policy.effective import PolicyWishes
     from goexfs.policy.matching import Finding
-    from goexfs.policy.rules import Policy
+    from goexfs.policy.rules import Policy, Waiting
     from goexfs.session import RunHandle
 
 NAMES_SHOWN = 6
+TELL_SECONDS = 0.5
 
 _OPTIONS = (
     click.option(
@@ -209,3 +212,82 @@ def show_command(ref: str | None, base: bytes | None, as_json: bool, **options: 
         click.echo(f"limit: {name} {limit.most}, then {limit.then} ({printable(source.name)})")
     for canary in policy.canaries:
         click.echo(f"canary: {quoted(canary.path)}")
+
+
+_limit_option = click.option(
+    "--limit", "limit", type=click.Choice(["bytes", "files", "deletions", "open_files"]), default=None,
+    help="This one (default: all that something waits for).",
+)  # fmt: skip
+
+
+@policy_command.command("allow", short_help="Let go on what waits at a limit.")
+@click.argument("ref", metavar="RUN", type=RUN)
+@_limit_option
+@click.option("--most", type=Size(), metavar="N", help="The limit from now on (default: as much again).")
+@json_option
+def allow_command(ref: str, limit: str | None, most: int | None, as_json: bool) -> None:
+    """Let the operations of RUN go on that wait at a limit, and raise the limit."""
+    _decide(ref, limit, as_json, allow=True, most=most)
+
+
+@policy_command.command("deny", short_help="Refuse what waits at a limit.")
+@click.argument("ref", metavar="RUN", type=RUN)
+@_limit_option
+@json_option
+def deny_command(ref: str, limit: str | None, as_json: bool) -> None:
+    """Let the operations of RUN fail that wait at a limit, and all later ones that go over it."""
+    _decide(ref, limit, as_json, allow=False)
+
+
+def _decide(ref: str, limit: str | None, as_json: bool, *, allow: bool, most: int | None = None) -> None:
+    import goexfs
+
+    with goexfs.open_store(create=False) as store:
+        run = store.run(ref)
+        limits = run.allow(limit or "", most=most) if allow else run.deny(limit or "")
+        if as_json:
+            print_json({"limits": [{"limit": name, "most": one.most, "then": one.then} for name, one in limits]})
+            return
+        for name, one in limits:
+            note(f"run {run.record.label}: {name} up to {one.most}, then {one.then}")
+
+
+def waiting_line(run: "RunHandle") -> str | None:
+    """What of a run waits for a decision, in one line; None when nothing does."""
+    return _waiting(run.waiting, run.record.label)
+
+
+def _waiting(waiting: "Iterable[Waiting]", label: str) -> str | None:
+    parts = [f"{one.operation} at the limit of {one.most} {one.limit.replace('_', ' ')}" for one in waiting]
+    return f"{'; '.join(parts)} (goexfs policy allow {label}, or goexfs policy deny {label})" if parts else None
+
+
+@contextmanager
+def telling_what_waits(run: "RunHandle") -> Iterator[None]:
+    """Say on stderr when something begins to wait, while a command runs that has the terminal.
+
+    It is not asked here: what is typed is the command's.
+    """
+    from goexfs.policy.rules import LIMITS
+
+    if not any(found[0].then == "pause" for name in LIMITS if (found := run.policy.limit(name)) is not None):
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(target=_tell, args=(run.waiting_now(), run.record.label, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _tell(look: "Callable[[], Iterable[Waiting]]", label: str, over: threading.Event) -> None:
+    """In a thread of its own."""
+    said: str | None = None
+    while not over.wait(TELL_SECONDS):
+        line = _waiting(look(), label)
+        if line is not None and line != said:
+            note(f"run {label} waits: {line}")
+        said = line

@@ -14,7 +14,7 @@ from goexfs.cli.confining import CONFINING, confined, confining_options, say_wha
 from goexfs.cli.effect import allow, effects_option
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
-from goexfs.cli.policy import POLICY, policy_options, say_what_is_hidden, wishes_of
+from goexfs.cli.policy import POLICY, policy_options, say_what_is_hidden, telling_what_waits, wishes_of
 from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def run_command(
         say_what_is_hidden(session)
         if not no_sandbox:
             say_what_is_withheld(session, limits.confinement)
-        ended = session.exec(
-            command, sandbox=not no_sandbox, confinement=limits.confinement, ask=allow if verdict.can_ask() else None
-        )
+        with telling_what_waits(session):
+            ended = session.exec(
+                command, sandbox=not no_sandbox, confinement=limits.confinement,
+                ask=allow if verdict.can_ask() else None,
+            )
         outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects)
         if as_json:
             print_json(verdict.outcome_fields(session, outcome))

@@ -78,7 +78,7 @@ def _row(run: "RunHandle") -> tuple[str, ...]:
     return (
         run.id,
         printable(run.name or ""),
-        "paused" if run.is_paused else run.state,
+        "paused" if run.is_paused else "waiting" if run.waiting else run.state,
         age(record.created_ns),
         str(run.number_of_changes),
         size(run.bytes_held),
@@ -89,6 +89,8 @@ def _row(run: "RunHandle") -> tuple[str, ...]:
 
 def run_fields(run: "RunHandle") -> dict[str, Any]:
     """A run as JSON."""
+    import msgspec
+
     from snapshots.names import text_fields
 
     record = run.record
@@ -97,6 +99,7 @@ def run_fields(run: "RunHandle") -> dict[str, Any]:
         "name": run.name,
         "state": run.state,
         "paused": run.is_paused,
+        "waiting": [msgspec.structs.asdict(waiting) for waiting in run.waiting],
         **text_fields("base", run.base),
         **command_fields(record.command),
         "created_ns": record.created_ns,
@@ -151,6 +154,10 @@ def _description(run: "RunHandle") -> list[tuple[str, str]]:
     if record.mountpoint is not None:
         lines.append(("mounted at", home(record.mountpoint)))
     lines += [("changes", str(run.number_of_changes)), ("held", size(run.bytes_held))]
+    if run.waiting:
+        from goexfs.cli.policy import waiting_line
+
+        lines.append(("waiting", waiting_line(run) or ""))
     verbs = NEXT.get(run.state, ())
     lines += [
         ("next" if number == 0 else "", f"goexfs {verb.format(record.label)}") for number, verb in enumerate(verbs)

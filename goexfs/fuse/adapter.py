@@ -19,19 +19,16 @@ from goexfs.fuse.answering import Threads, errno_of, request
 from goexfs.fuse.faces import Faces
 from goexfs.fuse.listings import Listings
 from goexfs.fuse.recording import Recording
+from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
-from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock
+from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock, acls
 from snapshots.entries import INLINE_LIMIT
 
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
-_XATTRS = (b"user.", b"trusted.", b"security.")
-"""The namespaces there are.  POSIX ACLs ("system.") are as on a filesystem mounted with noacl, neither shown nor taken:
-
-nobody evaluates them, and the mode that one implies would not be set.  Refused, programs (sed -i, cp -p) set the mode
-instead.  Those of base files survive copy-up and merge.
-"""
+_XATTRS = (b"user.", b"trusted.", b"security.", *acls.NAMES)
+"""the extended attributes there are: namespaces, and POSIX ACLs"""
 _EXEC = 0x20  # <linux/fs.h>: __FMODE_EXEC, set when execve(2) opens
 
 
@@ -61,6 +58,10 @@ class Adapter(pyfuse3.Operations):
         self._face = self.faces.of
         self._told = self.faces.told
         self._checks_permissions = checks_permissions
+        self.referee: Referee | None = None
+        """decides about requests that would go over a limit; None: they are refused"""
+        # A write that the kernel has taken already could not be refused, nor wait: its program would be gone.
+        self.enable_writeback_cache = overlay.meter is None or not overlay.meter.strict
 
     # -- for the service
 
@@ -115,11 +116,13 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def mknod(self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.mknod(self._changed_by(ctx, parent), name, mode, rdev, ctx.uid, ctx.gid))
+        above = self._changed_by(ctx, parent)
+        return self._told(self._overlay.mknod(above, name, mode, rdev, ctx.uid, ctx.gid, umask=ctx.umask))
 
     @request
     def mkdir(self, parent: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
-        return self._told(self._overlay.mkdir(self._changed_by(ctx, parent), name, mode, ctx.uid, ctx.gid))
+        above = self._changed_by(ctx, parent)
+        return self._told(self._overlay.mkdir(above, name, mode, ctx.uid, ctx.gid, umask=ctx.umask))
 
     @request
     def symlink(self, parent: int, name: bytes, target: bytes, ctx: RequestContext) -> EntryAttributes:
@@ -210,14 +213,22 @@ class Adapter(pyfuse3.Operations):
     @request
     def listxattr(self, ino: int, ctx: RequestContext) -> Sequence[bytes]:
         # The kernel answers ENODATA to whoever asks for a trusted one without CAP_SYS_ADMIN, but leaves the list to us.
-        seen = (b"user.", b"security.") if ctx.uid else _XATTRS
+        seen = tuple(each for each in _XATTRS if each != b"trusted." or not ctx.uid)
         return [name for name in self._overlay.listxattr(self._node(ino)) if name.startswith(seen)]
 
     @request
     def setxattr(self, ino: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         if not name.startswith(_XATTRS):
             raise FUSEError(errno.EOPNOTSUPP)
-        self._overlay.setxattr(self._changed_by(ctx, ino), name, value)
+        node = self._changed_by(ctx, ino)
+        mode = node.mode
+        self._overlay.setxattr(node, name, value)
+        if name == acls.ACCESS:
+            if mode & stat.S_ISGID and ctx.uid and node.gid not in (ctx.gid, *pyfuse3.get_sup_groups(ctx.pid)):
+                self._overlay.setattr(node, mode=stat.S_IMODE(node.mode) & ~stat.S_ISGID)
+            if node.mode != mode:
+                # Attributes only, so this waits for nothing; the kernel does not expect that they change.
+                pyfuse3.invalidate_inode(node.ino, attr_only=True)
 
     @request
     def removexattr(self, ino: int, name: bytes, ctx: RequestContext) -> None:
@@ -255,6 +266,8 @@ class Adapter(pyfuse3.Operations):
         if self._recording is not None:
             self._record_reading(handle, ctx.pid)
         number = self._number(handle)
+        if self.referee is not None:
+            self.referee.opened(number, ctx.pid)
         if not ctx.uid:
             self._roots.add(number)
             self._keep_privileges(node, mode)
@@ -277,7 +290,7 @@ class Adapter(pyfuse3.Operations):
         Pages reach us later than the write(2) that made them, and must not make the file look younger.  A write in
         the clock tick in which the file was made changes no time, so nothing is told: this cannot wait for a setattr.
         """
-        if handle.writable:
+        if handle.writable and self.enable_writeback_cache:
             handle.node.timed = True
 
     def _push(self, handle: Handle) -> None:
@@ -300,10 +313,13 @@ class Adapter(pyfuse3.Operations):
     def create(
         self, parent: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        node, handle = self._overlay.create(self._changed_by(ctx, parent), name, mode, flags, ctx.uid, ctx.gid)
+        above = self._changed_by(ctx, parent)
+        node, handle = self._overlay.create(above, name, mode, flags, ctx.uid, ctx.gid, umask=ctx.umask)
         self._leave_times_to_the_kernel(handle)
         handle.node.pushed = True  # all that will be in it passes through the page cache
         number = self._number(handle)
+        if self.referee is not None:
+            self.referee.opened(number, ctx.pid)
         if not ctx.uid:
             self._roots.add(number)
         return FileInfo(fh=number, keep_cache=True), self._told(node)
@@ -340,6 +356,8 @@ class Adapter(pyfuse3.Operations):
     def release(self, fh: int) -> None:
         handle = self._handles.pop(fh, None)
         self._roots.discard(fh)
+        if self.referee is not None:
+            self.referee.closed(fh)
         if isinstance(handle, Handle):
             self._listings.closed(handle.node)
             self._overlay.release(handle)

@@ -18,6 +18,7 @@ import trio
 from pyfuse3 import FUSEError
 
 from goexfs.overlay import WouldBlock
+from goexfs.overlay.meter import OverLimit
 
 SLOW_REQUESTS = 64
 """worker threads for requests that wait for a disk"""
@@ -65,8 +66,8 @@ def errno_of(e: Exception, what: str, *about: object) -> FUSEError:
 def request(operation: Callable[..., Any]) -> Any:
     """Make a handler out of a plain method, which may raise `OSError` and `WouldBlock` (and is then called again).
 
-    The method's class has `Threads` as ``threads``.  Answers an async method; typed as Any because its signature is
-    that of pyfuse3, with other names.
+    The method's class has `Threads` as ``threads`` and perhaps a `Referee` as ``referee``.  Answers an async method;
+    typed as Any because its signature is that of pyfuse3, with other names.
     """
 
     @functools.wraps(operation)
@@ -80,7 +81,10 @@ def request(operation: Callable[..., Any]) -> Any:
                     return operation(self, *arguments)
                 except WouldBlock as blocked:
                     waiting = blocked
-                await self.threads.run(waiting.prepare)
+                if isinstance(waiting, OverLimit) and self.referee is not None:
+                    await self.referee.decide(waiting.name, operation.__name__.strip("_"), arguments)
+                else:
+                    await self.threads.run(waiting.prepare)
         except Exception as e:
             raise errno_of(e, operation.__name__, *arguments) from None
 

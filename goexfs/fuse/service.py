@@ -28,6 +28,7 @@ from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
 from goexfs.fuse.handshake import Handshake, HandshakeError
 from goexfs.fuse.recording import Recording
+from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay
 from snapshots.errors import RunError
@@ -85,6 +86,7 @@ class Service:
         self.waiter: wait.Waiter | None = None
         self._device = -1
         self._failure: Exception | None = None
+        self.referee: Referee | None = None
         self._stop = trio.Event()
         self._mounted = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -92,6 +94,10 @@ class Service:
         self._to_be_watched = False
 
     # -- for whoever serves
+
+    def limit_by(self, referee: Referee) -> None:
+        """From now on *referee* decides about requests that would go over a limit."""
+        self.referee = self.adapter.referee = referee
 
     def stop(self) -> None:
         """Begin the orderly end: flush, unmount, seal.  `serve` returns when it is done."""
@@ -177,7 +183,7 @@ class Service:
                 default_permissions=self._default_permissions,
             )
         )
-        handshake = Handshake(fd)
+        handshake = Handshake(fd, evaluate_acls=self._allow_other)
         try:
             pyfuse3.init(self.adapter, f"/dev/fd/{handshake.fd}", set())
         except RuntimeError as e:

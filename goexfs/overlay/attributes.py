@@ -9,8 +9,10 @@ import os
 import stat
 from collections.abc import Callable
 
+from goexfs.overlay import acls
 from goexfs.overlay.changes import Op
 from goexfs.overlay.files import Files
+from goexfs.overlay.given import Given
 from goexfs.overlay.nodes import Dir, File, Node, Symlink
 from goexfs.overlay.view import View, error
 from snapshots.entries import Changed
@@ -47,6 +49,7 @@ class Attributes:
         """Set what is not None.  *mode* is the permission bits; a *size* copies up, the rest never reads the
         content.
         """
+        self._check(node)
         if size is not None:
             if isinstance(node, Dir):
                 raise error(errno.EISDIR)
@@ -55,10 +58,15 @@ class Attributes:
             self._files.truncate(node, size)
         if mode is uid is gid is atime_ns is mtime_ns is ctime_ns is None:
             return
+        acl = None if mode is None else self._own_acl(node)  # before anything is changed: it may have to wait
         now = self._now_ns()
+        bits = Changed.ATTRS
         self._changes.before(node)
         if mode is not None:
             node.mode = stat.S_IFMT(node.mode) | stat.S_IMODE(mode)
+            if acl is not None:
+                node.xattrs = {**acl, acls.ACCESS: acls.pack(acls.with_mode(acls.parse(acl[acls.ACCESS]), mode))}
+                bits |= Changed.XATTRS
         if uid is not None:
             node.uid = uid
         if gid is not None:
@@ -68,7 +76,18 @@ class Attributes:
         if mtime_ns is not None:
             node.mtime_ns = mtime_ns
         node.ctime_ns = now if ctime_ns is None else ctime_ns
-        self._changes.record(Op.SETATTR, node, Changed.ATTRS, now)
+        self._changes.record(Op.SETATTR, node, bits, now)
+
+    def _own_acl(self, node: Node) -> dict[bytes, bytes] | None:
+        """All extended attributes of a node, if an access ACL is among them."""
+        if isinstance(node, Symlink) or (node.xattrs is None and node.base_dir is None):
+            return None
+        xattrs = self._own_xattrs(node)
+        return xattrs if acls.ACCESS in xattrs else None
+
+    def _check(self, node: Node) -> None:
+        if self._view.guard is not None:
+            self._view.guard.allow_change(node)
 
     def readlink(self, node: Node) -> bytes:
         """The target of a symbolic link; EINVAL for anything else."""
@@ -96,7 +115,7 @@ class Attributes:
             if value is None:
                 raise error(errno.ENODATA)
             return value
-        if node.base_dir is None:
+        if node.base_dir is None or _is_given(node):
             raise error(errno.ENODATA)
         try:
             return self._view.base.getxattr(node.base_dir, node.base_name, name)
@@ -107,7 +126,7 @@ class Attributes:
         """All names."""
         if node.xattrs is not None:
             return list(node.xattrs)
-        if node.base_dir is None:
+        if node.base_dir is None or _is_given(node):
             return []
         try:
             return self._view.base.listxattr(node.base_dir, node.base_name)
@@ -118,21 +137,35 @@ class Attributes:
 
     def setxattr(self, node: Node, name: bytes, value: bytes) -> None:
         """Set one value.  (XATTR_CREATE and XATTR_REPLACE have been looked after by whoever calls.)"""
+        self._check(node)
         if len(name) > XATTR_NAME_MAX:
             raise error(errno.ERANGE)
         if len(value) > XATTR_SIZE_MAX:
             raise error(errno.E2BIG)
         if name.startswith(b"user.") and not stat.S_ISREG(node.mode) and not stat.S_ISDIR(node.mode):
             raise error(errno.EPERM)  # as every kernel filesystem has it: xattr(7)
+        acl = self._checked_acl(node, name, value) if name in acls.NAMES else None
         xattrs = self._own_xattrs(node)
         self._changes.before(node)
-        xattrs[name] = value
+        if acl is not None and (not acl or (name == acls.ACCESS and not acls.says_more(acl))):
+            xattrs.pop(name, None)
+        else:
+            xattrs[name] = value
+        if acl and name == acls.ACCESS:
+            node.mode = node.mode & ~0o777 | acls.bits_of(acl)
         self._xattrs_changed(node, xattrs)
+
+    def _checked_acl(self, node: Node, name: bytes, value: bytes) -> acls.Acl:
+        acls.check_place(name, node.mode)
+        return acls.parse(value)
 
     def removexattr(self, node: Node, name: bytes) -> None:
         """Remove one; ENODATA when there is none."""
+        self._check(node)
         xattrs = self._own_xattrs(node)
         if name not in xattrs:
+            if name in acls.NAMES:
+                return  # Linux takes away an ACL that is not there without a word
             raise error(errno.ENODATA)
         self._changes.before(node)
         del xattrs[name]
@@ -155,3 +188,8 @@ class Attributes:
         node.xattrs = xattrs
         node.ctime_ns = now
         self._changes.record(Op.XATTR, node, Changed.XATTRS | Changed.ATTRS, now)
+
+
+def _is_given(node: Node) -> bool:
+    """Whether a policy's content stands in for the file, whose attributes might tell as much as its content."""
+    return isinstance(node, File) and isinstance(node.content, Given)

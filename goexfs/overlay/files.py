@@ -22,6 +22,7 @@ from goexfs.overlay.content import (
     rounded_blocks,
 )
 from goexfs.overlay.given import Given
+from goexfs.overlay.meter import held
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
@@ -72,6 +73,11 @@ class Files:
             raise error(errno.EISDIR if isinstance(node, Dir) else errno.ENXIO)
         if flags & _WRITING and self._view.guard is not None:
             self._view.guard.allow_change(node)
+        meter = self._view.meter
+        if meter is not None:
+            meter.check("open_files")
+            if flags & os.O_ACCMODE and not flags & os.O_TRUNC:
+                meter.check("bytes")  # a write that the kernel holds back could not be refused any more
         if flags & os.O_TRUNC:  # Linux truncates also what is opened for reading only
             self.truncate(node, 0)
         elif node.content is None:
@@ -88,6 +94,8 @@ class Files:
         handle = Handle(node, flags, self._changes.process)
         node.opens += 1
         node.writers += handle.writable
+        if self._view.meter is not None:
+            self._view.meter.opened(1)
         return handle
 
     def release(self, handle: Handle) -> None:
@@ -95,6 +103,8 @@ class Files:
         node = handle.node
         node.opens -= 1
         node.writers -= handle.writable
+        if self._view.meter is not None:
+            self._view.meter.opened(-1)
         if not node.writers:
             node.timed = False
         if not node.opens:
@@ -123,6 +133,11 @@ class Files:
             raise error(errno.EFBIG)
         if isinstance(node.content, Spool):
             node.content.expect_write(offset, end)
+        meter = self._view.meter
+        growth = 0
+        if meter is not None:
+            growth = meter.growth(node, offset, end)
+            meter.check("bytes", growth)
         content = self._writable(node, max(end, node.size))
         if isinstance(content, Inline):
             before = len(content.buffer)
@@ -132,12 +147,15 @@ class Files:
         else:
             content.write(offset, data)
             self._written(node, content, Op.WRITE, Range(offset, len(data)))
+        if meter is not None and growth > 0:
+            meter.wrote(growth)
         return len(data)
 
     def truncate(self, node: File, size: int) -> None:
         """Set the length."""
         if size > MAX_FILE_SIZE or size < 0:
             raise error(errno.EFBIG)
+        before = 0 if self._view.meter is None else held(node.content)
         if size == 0 and not isinstance(node.content, Inline | Spool):
             self._changes.before(node)
             content: Inline | Spool = Inline()  # nothing of the old content survives: no copy-up
@@ -149,6 +167,8 @@ class Files:
         if isinstance(content, Inline):
             self._changes.inline_bytes += size - len(content.buffer)
         content.truncate(size)
+        if self._view.meter is not None:
+            self._view.meter.wrote(held(content) - before)
         try:
             self._written(node, content, Op.TRUNCATE, Cut(size))
         finally:

@@ -9,10 +9,12 @@ import errno
 import stat
 from collections.abc import Callable
 
+from goexfs.overlay import acls
 from goexfs.overlay.changes import Op
 from goexfs.overlay.content import Inline
 from goexfs.overlay.guard import Concealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
+from goexfs.overlay.records import path_of
 from goexfs.overlay.view import NAME_MAX, View, error
 from snapshots.entries import Changed, Hidden
 from snapshots.hidden import digest
@@ -34,13 +36,16 @@ class Names:
 
     # -- making
 
-    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int) -> Node:
-        """A new file, FIFO, socket or device."""
-        return self._create(parent, name, mode if stat.S_IFMT(mode) else mode | stat.S_IFREG, uid, gid, rdev=rdev)
+    def mknod(
+        self, parent: Node, name: bytes, mode: int, rdev: int, uid: int, gid: int, *, umask: int = 0
+    ) -> Node:
+        """A new file, FIFO, socket or device.  *umask* counts where no default ACL takes its place."""
+        kind = mode if stat.S_IFMT(mode) else mode | stat.S_IFREG
+        return self._create(parent, name, kind, uid, gid, rdev=rdev, umask=umask)
 
-    def mkdir(self, parent: Node, name: bytes, mode: int, uid: int, gid: int) -> Node:
+    def mkdir(self, parent: Node, name: bytes, mode: int, uid: int, gid: int, *, umask: int = 0) -> Node:
         """A new directory."""
-        return self._create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid)
+        return self._create(parent, name, stat.S_IFDIR | stat.S_IMODE(mode), uid, gid, umask=umask)
 
     def symlink(self, parent: Node, name: bytes, target: bytes, uid: int, gid: int) -> Node:
         """A new symbolic link."""
@@ -51,11 +56,24 @@ class Names:
         return self._create(parent, name, stat.S_IFLNK | 0o777, uid, gid, target=target)
 
     def _create(
-        self, parent: Node, name: bytes, mode: int, uid: int, gid: int, *, rdev: int = 0, target: bytes | None = None
+        self,
+        parent: Node,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        *,
+        rdev: int = 0,
+        target: bytes | None = None,
+        umask: int = 0,
     ) -> Node:
         directory = self._vacancy(parent, name)
+        xattrs, mode = self._inherited(directory, mode, umask)
         guard = self._view.guard
         ruling = -1 if guard is None else guard.allow_new(directory, name, is_dir=stat.S_ISDIR(mode))
+        if self._view.meter is not None:
+            self._view.meter.check("files")
+            self._view.meter.check("bytes")
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             if stat.S_ISDIR(mode):
@@ -75,11 +93,40 @@ class Names:
         elif isinstance(node, Symlink):
             assert target is not None
             node.target, node.size = target, len(target)
+        if xattrs:
+            node.xattrs = xattrs
+            node.changed |= Changed.XATTRS
         self._view.register(node)
         self._attach(directory, name, node)
+        if self._view.meter is not None:
+            self._view.meter.made(node)
         data = (Whole(b""),) if isinstance(node, File) else ()
         self._changes.record(Op.CREATE, node, node.changed, now, (directory, name), data=data)
         return node
+
+    def _inherited(self, directory: Dir, mode: int, umask: int) -> tuple[dict[bytes, bytes], int]:
+        """The ACLs of what is created in a directory, and its mode."""
+        default = b"" if stat.S_ISLNK(mode) else self._default_acl(directory)
+        if not default:
+            return {}, mode if stat.S_ISLNK(mode) else mode & ~umask
+        access, mode = acls.inherited(acls.parse(default), mode)
+        found = {} if access is None else {acls.ACCESS: acls.pack(access)}
+        if stat.S_ISDIR(mode):
+            found[acls.DEFAULT] = default
+        return found, mode
+
+    def _default_acl(self, directory: Dir) -> bytes:
+        if directory.xattrs is not None:
+            return directory.xattrs.get(acls.DEFAULT, b"")
+        if directory.base_dir is None:
+            return b""
+        if directory.default_acl is None:
+            try:
+                base = self._view.base
+                directory.default_acl = base.getxattr(directory.base_dir, directory.base_name, acls.DEFAULT)
+            except OSError:
+                directory.default_acl = b""
+        return directory.default_acl
 
     def link(self, node: Node, parent: Node, name: bytes) -> Node:
         """One more name for a node that is not a directory."""
@@ -127,11 +174,16 @@ class Names:
         guard = self._view.guard
         if guard is not None:
             guard.allow_removal(parent, node)
+        meter = self._view.meter
+        if meter is not None:
+            meter.check_deletion(node)
         whiteout = self._leaves_whiteout(parent, name, node)
         now = self._now_ns()
         self._changes.before(node)
         self._detach(parent, name, node, whiteout, for_good=True)
         self._lose_link(node, now, parent)
+        if whiteout and meter is not None and meter.counts_names:
+            meter.deleted(path_of((parent, name)))
         self._changes.record(Op.UNLINK, node, Changed.ATTRS, now, (parent, name))
         self._view.release_if_unused(node)
 
@@ -283,6 +335,9 @@ class Names:
         if directory.aliases is not None:
             directory.aliases.discard(name)
         node.add_name(directory, name)
+        meter = self._view.meter
+        if meter is not None and meter.counts_names:
+            meter.came_back(path_of((directory, name)))
 
     def _detach(
         self, directory: Dir, name: bytes, node: Node, whiteout: bool, *, for_good: bool = False
@@ -305,6 +360,8 @@ class Names:
             node.nlink -= 1
             if not node.nlink and isinstance(node, File):
                 self._view.orphans.add(node)
+        if not node.nlink and self._view.meter is not None:
+            self._view.meter.made(node, -1)
         node.ctime_ns = now
 
 

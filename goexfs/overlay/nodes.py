@@ -182,7 +182,7 @@ WHITEOUT = Whiteout()
 class Dir(Node):
     """A directory: its known names, and the base directory that shows through."""
 
-    __slots__ = ("aliases", "base", "children", "hidden", "hides", "version")
+    __slots__ = ("aliases", "base", "children", "default_acl", "hidden", "hides", "version")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
@@ -194,6 +194,11 @@ class Dir(Node):
         """base names that this run must not see (the store, the mountpoint)"""
         self.hides: dict[bytes, Hidden] | None = None
         """what the base had at names that the run deleted, moved away or replaced, where that is known"""
+        self.default_acl: bytes | None = None
+        """the base's default ACL, for as long as the run has set no attribute;
+
+        empty when there is none, None until the base was asked.
+        """
         self.aliases: set[bytes] | None = None
         """names that are in the base only and lead to kept nodes: the other hard links of what the run changed"""
         self.version = 0

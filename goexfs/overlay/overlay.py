@@ -16,6 +16,7 @@ from goexfs.overlay.files import Files, Handle
 from goexfs.overlay.guard import Guard
 from goexfs.overlay.listing import Listings
 from goexfs.overlay.localbase import LocalBaseTree
+from goexfs.overlay.meter import Meter
 from goexfs.overlay.names import Names
 from goexfs.overlay.nodes import File, Node
 from goexfs.overlay.outside import Outside
@@ -42,7 +43,8 @@ class Overlay:
     """The merged view of *base* and an upper that starts as *state*.
 
     *objects* reads sealed contents, *spool* is a directory for large dirty ones, *hidden* are paths below the base
-    that the run must neither see nor touch, *guard* holds what the policy says, *now_ns* is the clock.
+    that the run must neither see nor touch, *guard* and *meter* hold what the policy says, *now_ns* is the
+    clock.
     """
 
     def __init__(
@@ -54,10 +56,14 @@ class Overlay:
         *,
         hidden: frozenset[bytes] = frozenset(),
         guard: Guard | None = None,
+        meter: Meter | None = None,
         now_ns: Callable[[], int] = kernel_time_ns,
     ) -> None:
         self.view = view = View(base, objects, spool, hidden=hidden, next_ino=state.next_ino, guard=guard)
         restore(view, state)
+        self.meter = view.meter = meter
+        if meter is not None:
+            meter.recount(view.nodes.values(), view.root)
         if isinstance(base, SlowBaseTree | LocalBaseTree):
             base.waiting = False  # from now on there is an event loop
         self.root = view.root
@@ -150,9 +156,13 @@ class Overlay:
         """
         self.view.changes.process = process
 
-    def create(self, parent: Node, name: bytes, mode: int, flags: int, uid: int, gid: int) -> tuple[Node, Handle]:
+    def create(
+        self, parent: Node, name: bytes, mode: int, flags: int, uid: int, gid: int, *, umask: int = 0
+    ) -> tuple[Node, Handle]:
         """Create a regular file and open it; EEXIST when there is one (the kernel has looked before it asks)."""
-        node = self.mknod(parent, name, mode, 0, uid, gid)
+        if self.meter is not None:
+            self.meter.check("open_files")
+        node = self.mknod(parent, name, mode, 0, uid, gid, umask=umask)
         assert isinstance(node, File)
         return node, self._files.opened(node, flags)
 

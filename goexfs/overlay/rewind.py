@@ -105,6 +105,8 @@ class Rewinding:
         for node in {*gone, *self._replaced}:
             view.release_if_unused(node)
         self._replaced = []
+        if view.meter is not None:
+            view.meter.recount(view.nodes.values(), view.root)
         return stale
 
     def _take_away(self, parent: int, name: bytes) -> None:

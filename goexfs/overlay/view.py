@@ -18,6 +18,7 @@ from goexfs.overlay.content import BaseFile, FrozenSpool, Inline, ObjectReader, 
 from goexfs.overlay.descriptors import DescriptorPool
 from goexfs.overlay.guard import Guard
 from goexfs.overlay.localbase import LocalBaseTree
+from goexfs.overlay.meter import Meter, held
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO
@@ -47,6 +48,8 @@ class View:
         self.pool = DescriptorPool()
         self.guard = guard
         """what the policy says; None when there is none"""
+        self.meter: Meter | None = None
+        """counts what there is a limit for; None when nothing is limited"""
         self.changes = Changes(self._complete)
         self.base_watched = False
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
@@ -173,6 +176,8 @@ class View:
             if node.base_file is not None:
                 node.base_file.close()
             content = node.content
+            if content is not None and self.meter is not None:
+                self.meter.wrote(-held(content))
             if isinstance(content, Spool) or (isinstance(content, FrozenSpool) and content.given_back):
                 content.discard()  # another frozen one belongs to the batch that is being stored
             elif isinstance(content, Inline):
@@ -273,6 +278,7 @@ class View:
             and child.base_ino == st.st_ino
             and child.dev == st.st_dev
         ):
+            child.default_acl = None
             child.take(st)  # the same directory with other names or attributes: a directory has no content to mix up
             return child
         self.drop_child(parent, name, child)

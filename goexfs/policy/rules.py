@@ -47,6 +47,19 @@ class Limit(msgspec.Struct, frozen=True):
     then: Answer = "deny"
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """Requests of a mounted run that wait for the user's decision about one limit."""
+
+    limit: str
+    most: int
+    used: int
+    operation: str
+    """of the first of them"""
+    pid: int
+    """the process, 0 when it is unknown"""
+    requests: int
+
+
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     """The rules that come from one place."""
 

@@ -36,7 +36,7 @@ STOP_SECONDS = 300.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-Verb = Literal["ping", "status", "seal", "stop", "rewind", "attend"]
+Verb = Literal["ping", "status", "seal", "stop", "rewind", "attend", "limit"]
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -53,6 +53,12 @@ class Question(msgspec.Struct, frozen=True):
     """for ``rewind``: what is to go back, relative to the base; nothing: everything"""
     process: str = ""
     """for ``rewind``: take back what commands matching this pattern did, whatever ``position`` says"""
+    limit: str = ""
+    """for ``limit``: which one the user has decided about; empty: all that something waits for"""
+    allow: bool = False
+    """for ``limit``: as much again, or a refusal from now on"""
+    most: int | None = None
+    """for ``limit``: how much it allows from now on; None: as much again"""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -88,6 +94,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     """only for ``status``"""
     holders: tuple[str, ...] = ()
     """only for ``stop``: the processes that the mount was taken away from"""
+    limits: tuple[tuple[str, int, str], ...] = ()
+    """only for ``limit``: name, how much, and what happens beyond"""
     nodes: int = 0
     """only for ``rewind``: how many are different now"""
     snapshot: str = ""

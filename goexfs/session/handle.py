@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from goexfs.session import birth, checks, control, mounts, policing, processes
@@ -24,13 +25,13 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
-    from goexfs.policy.rules import Policy
+    from goexfs.policy.rules import Limit, Policy, Waiting
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
     from snapshots.choosing import Selection
     from snapshots.diff import Change
     from snapshots.hunks import Parts
-    from snapshots.merge import MergeResult
+    from snapshots.merge import MergeResult, Progress
     from snapshots.rejections import Rejection
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
@@ -96,6 +97,26 @@ class RunHandle(Past, Account, Activity, Onto):
     def policy(self) -> "Policy":
         """What it may see, write and use, as it was when the run began.  Raises ``PolicyError``."""
         return policing.policy_of(self.record)
+
+    @property
+    def waiting(self) -> "tuple[Waiting, ...]":
+        """Operations of the mounted run that wait for a decision about a limit."""
+        return self.waiting_now()() if self.state == "active" else ()
+
+    def waiting_now(self) -> "Callable[[], tuple[Waiting, ...]]":
+        """What looks for that, in any thread."""
+        return partial(policing.waiting_in, self._store.runs.directory(self.id))
+
+    def allow(self, limit: str = "", *, most: int | None = None) -> "tuple[tuple[str, Limit], ...]":
+        """Let what waits go on, with as much again (or up to ``most``) of one limit, or of all that matter now.
+
+        The limits as they are now.  Raises ``PolicyError`` when nothing waits, ``ServerError`` when it is not mounted.
+        """
+        return policing.decide(self._store.runs.directory(self.id), limit, allow=True, most=most)
+
+    def deny(self, limit: str = "") -> "tuple[tuple[str, Limit], ...]":
+        """Refuse what waits, and from now on whatever goes over that limit; otherwise as ``allow``."""
+        return policing.decide(self._store.runs.directory(self.id), limit, allow=False)
 
     @property
     def bytes_held(self) -> int:
@@ -276,7 +297,7 @@ class RunHandle(Past, Account, Activity, Onto):
     def merge(
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
-        resolve: "Choices | None" = None, check_reads: bool = False,
+        resolve: "Choices | None" = None, check_reads: bool = False, progress: "Progress | None" = None,
     ) -> "MergeResult":  # fmt: skip
         """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
 
@@ -284,8 +305,8 @@ class RunHandle(Past, Account, Activity, Onto):
         the others.  ``verify`` are shell commands that have to succeed over the result, before the base is touched.
 
         ``resolve`` says what becomes of conflicts that are left when texts are merged: ``"ours"`` (the base's version),
-        ``"theirs"`` (the run's), ``"markers"``, patterns by these words, or a function.  With ``check_reads`` a file that
-        the run only read, and that has changed in the base since, is a conflict, too.
+        ``"theirs"`` (the run's), ``"markers"``, patterns by these words, or a function.  With ``check_reads`` a file
+        that the run only read, and that has changed in the base since, is a conflict, too.
 
         ``effects`` is what becomes of those that are pending: ``refuse`` (the default: ``EffectsPending``), ``run``
         them after the merge, or ``skip`` (the default for a part): they stay pending.  ``EffectFailed`` comes after it.
@@ -316,7 +337,7 @@ class RunHandle(Past, Account, Activity, Onto):
         screen = Screen(self._store, record)
         result = merge(
             self._store, record, dry_run=dry_run, choose=choose, hunks=hunks, gate=gate, screen=screen,
-            resolve=resolver(resolve), check_reads=check_reads,
+            resolve=resolver(resolve), check_reads=check_reads, progress=progress,
         )  # fmt: skip
         if wish == "run" and not dry_run:
             self.effects.run()

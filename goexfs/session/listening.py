@@ -15,7 +15,7 @@ import trio
 from goexfs.fuse.service import Service
 from goexfs.session import mounts
 from goexfs.session.control import MOST_BYTES, Answer, Question, Status, decode, encode, fault_of, is_friend
-from goexfs.session.errors import ServerError
+from goexfs.session.errors import PolicyError, ServerError
 from goexfs.session.questions import Questions
 from snapshots.errors import GoexfsError
 from snapshots.names import readable
@@ -90,7 +90,7 @@ class Listening:
                 return await self._questions.attend(connection)
             act: dict[str, Callable[[Question], Awaitable[Answer]]] = {
                 "ping": self._ping, "status": self._status, "seal": self._seal, "stop": self._stop,
-                "rewind": self._rewind,
+                "rewind": self._rewind, "limit": self._limit,
             }  # fmt: skip
             answer = await act[question.verb](question)
         except GoexfsError as error:
@@ -129,6 +129,17 @@ class Listening:
             raise ServerError(f"the run could not be rewound: {error.strerror}; nothing was changed") from None
         return Answer(nodes=done.nodes, snapshot=done.snapshot, left=_as_many_as_fit(done.left))
 
+    async def _limit(self, question: Question) -> Answer:
+        referee = self._service.referee
+        waiting = () if referee is None else referee.waiting()
+        names = [question.limit] if question.limit else [one.limit for one in waiting]
+        if referee is None or any(name not in referee.meter.limits for name in names):
+            raise PolicyError(f"the run has no limit of {question.limit or 'anything'}")
+        if not names:
+            raise PolicyError("nothing waits for a decision; name the limit that is to change (--limit)")
+        changed = [(name, referee.answer(name, allow=question.allow, most=question.most)) for name in names]
+        return Answer(limits=tuple((name, limit.most, limit.then) for name, limit in changed))
+
     async def _stop(self, question: Question) -> Answer:
         self._stoppers += 1
         try:
@@ -141,6 +152,17 @@ class Listening:
 
     async def unmount(self, *, force: bool) -> tuple[mounts.Holder, ...]:
         """Unmount, and begin the end; the processes that it was taken away from.  Without ``force``: ``MountBusy``."""
+        referee = self._service.referee
+        if referee is not None:
+            referee.end(True)
+        try:
+            return await self._unmount(force)
+        except GoexfsError:
+            if referee is not None:
+                referee.end(False)
+            raise
+
+    async def _unmount(self, force: bool) -> tuple[mounts.Holder, ...]:
         mountpoint = self._service.mountpoint
         # Where another mount namespace holds a copy of the mount, unmounting this one writes nothing back.
         if mounts.is_mounted(mountpoint):

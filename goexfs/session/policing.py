@@ -5,19 +5,29 @@ Rules and patterns are ``goexfs.policy``'s, what they mean for a merge is ``scre
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from goexfs.policy.canaries import Finders
 from goexfs.policy.effective import PolicyWishes, assemble
-from goexfs.policy.rules import Canary, Policy
+from goexfs.policy.rules import LIMITS, Canary, Limit, Policy, Waiting
+from goexfs.session import control
 from goexfs.session.home import default_policy_path
+from snapshots.base import BaseTree
+from snapshots.entries import UpperState
 from snapshots.runs import Run
+from snapshots.store import Store
 
 if TYPE_CHECKING:
     from goexfs.overlay.guard import Guard
+    from goexfs.overlay.meter import Meter
 
 OPTION = "policy"
 """in a run's options"""
+WAITING = "waiting"
+"""in a run's directory, while operations wait for the user"""
 
 
 def begin(base: bytes, wishes: PolicyWishes | Policy | None) -> Policy:
@@ -40,6 +50,59 @@ def guard_of(packed: bytes, base: bytes, *, hidden: Iterable[bytes] = ()) -> "Gu
     from goexfs.overlay.guard import Guard
 
     return Guard(policy, base, untouchable=frozenset(hidden))
+
+
+def meter_of(packed: bytes, run: Run, store: Store, state: UpperState) -> "Meter | None":
+    """What counts, for a mount of a run that has come to *state* so far; None when the policy limits nothing."""
+    policy = Policy.unpack(packed)
+    if not any(policy.limit(name) for name in LIMITS):
+        return None
+    from goexfs.overlay.meter import Meter
+
+    deleted: list[bytes] = []
+    if policy.limit("deletions") is not None and state.links:
+        from snapshots.diff import Status, diff
+        from snapshots.tree import UpperTree
+
+        with BaseTree(run.base) as base:
+            changes = diff(UpperTree(state), base, store.objects)
+            deleted = [change.path for change in changes if change.status is Status.DELETED]
+    return Meter(policy, deleted)
+
+
+def remember_limit(store: Store, run_id: str, name: str, limit: Limit) -> None:
+    """The user has decided on another limit for a run."""
+    run = store.runs.get(run_id)
+    policy = policy_of(run).with_limit(name, limit, "goexfs policy")
+    store.runs.update(run_id, options={**run.options, OPTION: policy.pack()})
+
+
+def say_waiting(directory: Path, waiting: "tuple[Waiting, ...]") -> None:
+    """Note beside the run what waits for a decision of the user's; nothing of it remains when nothing does."""
+    path = directory / WAITING
+    if not waiting:
+        path.unlink(missing_ok=True)
+        return
+    whole = path.with_suffix(".new")
+    whole.write_bytes(msgspec.json.encode(waiting))
+    whole.replace(path)
+
+
+def waiting_in(directory: Path) -> "tuple[Waiting, ...]":
+    """What was noted there."""
+    try:
+        return msgspec.json.decode((directory / WAITING).read_bytes(), type=tuple[Waiting, ...])
+    except (OSError, msgspec.MsgspecError):
+        return ()
+
+
+def decide(
+    directory: Path, limit: str, *, allow: bool, most: int | None = None
+) -> tuple[tuple[str, Limit], ...]:
+    """Tell the server of the run in ``directory`` what the user has decided about a limit (empty: all that matter)."""
+    question = control.Question("limit", limit=limit, allow=allow, most=most)
+    answer = control.put(directory, question, timeout=control.CONNECT_SECONDS)
+    return tuple((name, msgspec.convert({"most": number, "then": then}, Limit)) for name, number, then in answer.limits)
 
 
 def find_canary(run: Run, *pieces: bytes) -> Canary | None:

@@ -17,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,19 +25,19 @@ import trio
 
 from goexfs.fuse import occasions
 from goexfs.fuse.recording import Recording
+from goexfs.fuse.referee import Referee
 from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
 from goexfs.overlay.objectcache import ObjectCache
 from goexfs.overlay.slowbase import SlowBaseTree, open_base
 from goexfs.session import agent as agents
-from goexfs.session import channel, control
+from goexfs.session import channel, control, policing
 from goexfs.session.birth import NAME
 from goexfs.session.checks import left_alone
 from goexfs.session.control import fault_of
 from goexfs.session.effects import must_stay
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
-from goexfs.session.policing import guard_of
 from goexfs.session.questions import Questions
 from snapshots.errors import GoexfsError, StoreError
 from snapshots.occasions import parse_occasions
@@ -182,13 +183,20 @@ class _Server:
             _tell_of(recover(store, run_id))
             state = store.upper(run_id).load()
             hidden = frozenset(assignment.hidden)
-            guard = guard_of(assignment.policy, assignment.base, hidden=hidden | left_alone(assignment.base))
-            overlay = Overlay(base, state, objects, directory / "spool", hidden=hidden, guard=guard)
+            guard = policing.guard_of(assignment.policy, assignment.base, hidden=hidden | left_alone(assignment.base))
+            meter = policing.meter_of(assignment.policy, store.runs.get(run_id), store, state)
+            overlay = Overlay(base, state, objects, directory / "spool", hidden=hidden, guard=guard, meter=meter)
             recording = Recording(directory / "journal", state.journal)
             service = Service(
                 overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
                 open_store=service_store, recording=recording,
             )  # fmt: skip
+            if meter is not None:
+                service.limit_by(Referee(
+                    meter, snapshot=partial(occasions.snapshot, service, run_id, "limit"),
+                    tell=partial(policing.say_waiting, directory),
+                    remember=partial(policing.remember_limit, store, run_id),
+                ))  # fmt: skip
             questions = Questions()
             listening = Listening(listener, service, run_id, questions)
             agent = agents.Agent(speaking, service, run_id, service_store, questions)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from goexfs.overlay import Invalidation, Node, Overlay, store_batch
+from goexfs.overlay.guard import Guard
+from goexfs.policy.rules import Policy
 from snapshots.base import BaseTree
 from snapshots.store import Store
 from tests.support.vfs import Mount
@@ -21,6 +23,7 @@ class Scene:
         watched: bool = True,
         tree: Callable[[bytes], BaseTree] = BaseTree,
         hidden: frozenset[bytes] = frozenset(),
+        policy: Policy | None = None,
     ) -> None:
         self.base = area / "base"
         self.base.mkdir(exist_ok=True)
@@ -28,13 +31,17 @@ class Scene:
         self.run = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
         self.spool = store.runs.directory(self.run) / "spool"
         self._make_tree, self._watched, self._hidden = tree, watched, hidden
+        self._policy = policy
         self.reopen()
 
     def reopen(self) -> None:
         """Mount what is in the store."""
         self.tree = self._make_tree(os.fsencode(self.base))
         state = self.store.upper(self.run).load()
-        self.overlay = Overlay(self.tree, state, self.store.objects, self.spool, hidden=self._hidden)
+        guard = None if self._policy is None else Guard(self._policy, os.fsencode(self.base), untouchable=self._hidden)
+        self.overlay = Overlay(
+            self.tree, state, self.store.objects, self.spool, hidden=self._hidden, guard=guard
+        )
         self.mount = Mount(self.overlay, watched=self._watched)
 
     def close(self) -> None:

@@ -1,0 +1,148 @@
+"""How much a run uses of what it has a limit for.
+
+Owns the counts: bytes that it holds, files that it made, names of the base that it deleted, and files that it has open.
+They are counted from the state when a run is mounted, so a limit survives a remount.  Says when an operation would go
+over a limit; what becomes of the operation then is decided by whoever catches `OverLimit`.  Event-loop thread only.
+
+What counts: the bytes of the objects and working files that hold what the run wrote (a copy-up of a small file holds
+all of it); files and directories that are the run's own; names of the base that are gone (one that comes back, as when
+a program saves by deleting and creating, is gone no more).
+"""
+
+import errno
+import os
+from collections.abc import Iterable
+
+from goexfs.overlay.blocking import WouldBlock
+from goexfs.overlay.content import COPY_WHOLE_LIMIT, FrozenInline, FrozenSpool, Inline, Sealed, Spool
+from goexfs.overlay.nodes import Dir, File, Node, Whiteout
+from goexfs.policy.files import BUILT_IN
+from goexfs.policy.rules import LIMITS, Limit, Policy
+
+ERRNO = {"bytes": errno.EDQUOT, "files": errno.EDQUOT, "deletions": errno.EPERM, "open_files": errno.ENFILE}
+
+
+class OverLimit(WouldBlock):
+    """The operation would go over a limit whose answer is not a plain refusal.
+
+    Whoever knows nobody to ask calls ``prepare``, which refuses.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self._refuse)
+        self.name = name
+
+    def _refuse(self) -> None:
+        raise refusal(self.name)
+
+
+def refusal(name: str) -> OSError:
+    """How an operation fails that goes over a limit."""
+    return OSError(ERRNO[name], os.strerror(ERRNO[name]))
+
+
+class Meter:
+    """The counts and limits of one run."""
+
+    def __init__(self, policy: Policy, deleted: Iterable[bytes] = ()) -> None:
+        """*deleted* are the paths of the base that the run has deleted before."""
+        self.limits: dict[str, Limit] = {}
+        self.strict = False
+        """whether somebody cares for the limit of bytes: then every write has to be seen before it is acknowledged"""
+        for name in LIMITS:
+            found = policy.limit(name)
+            if found is not None:
+                self.limits[name] = found[0]
+                if name == "bytes":
+                    self.strict = found[1].name != BUILT_IN
+        self.used = dict.fromkeys(LIMITS, 0)
+        self._gone = set(deleted)
+        self.used["deletions"] = len(self._gone)
+
+    def check(self, name: str, more: int = 1) -> None:
+        """Raise when this much more would be too much."""
+        limit = self.limits.get(name)
+        if limit is None or more <= 0 or self.used[name] + more <= limit.most:
+            return
+        raise refusal(name) if limit.then == "deny" else OverLimit(name)
+
+    # -- counting
+
+    def made(self, node: Node, by: int = 1) -> None:
+        """The run made a node (or, with -1, removed the last name of one)."""
+        if node.base_dir is None:
+            self.used["files"] += by
+
+    def opened(self, by: int) -> None:
+        """A file was opened, or closed."""
+        self.used["open_files"] += by
+
+    def check_deletion(self, node: Node) -> None:
+        """Raise when one more name of the base would be too much."""
+        if node.base_dir is not None:
+            self.check("deletions")
+
+    def deleted(self, path: bytes) -> None:
+        """A name of the base is gone."""
+        self._gone.add(path)
+        self.used["deletions"] = len(self._gone)
+
+    def came_back(self, path: bytes) -> None:
+        """There is something at a name again."""
+        if path in self._gone:
+            self._gone.discard(path)
+            self.used["deletions"] = len(self._gone)
+
+    @property
+    def counts_names(self) -> bool:
+        """Whether it wants to be told of names that go and come."""
+        return "deletions" in self.limits
+
+    def growth(self, node: File, start: int, end: int) -> int:
+        """How many more bytes are held when these are written."""
+        content = node.content
+        if isinstance(content, Inline):
+            return end - len(content.buffer)
+        if isinstance(content, Spool):
+            return sum(stop - at for at, stop, inside in content.ranges.pieces(start, end) if not inside)
+        if node.size <= COPY_WHOLE_LIMIT:
+            return max(end, node.size) - held(content)
+        return end - start
+
+    def wrote(self, more: int) -> None:
+        """So many more bytes are held (or fewer)."""
+        self.used["bytes"] = max(self.used["bytes"] + more, 0)
+
+    def recount(self, nodes: Iterable[Node], root: Dir) -> None:
+        """Count everything again that the nodes tell."""
+        self.used["bytes"] = self.used["files"] = 0
+        for node in nodes:
+            if node.kept and node.base_dir is None and node.nlink:
+                self.used["files"] += 1
+            if isinstance(node, File):
+                self.used["bytes"] += held(node.content)
+        self._gone = {path for path in self._gone if _is_gone(root, path)}
+        self.used["deletions"] = len(self._gone)
+
+
+def held(content: object) -> int:
+    """The bytes of the run's own that a content holds."""
+    if isinstance(content, Inline | FrozenInline):
+        return content.size
+    if isinstance(content, Sealed):
+        return sum(extent.length for extent in content.record.extents)
+    if isinstance(content, FrozenSpool):
+        return sum(end - start for start, end in content.ranges) + held(content.source)
+    return 0
+
+
+def _is_gone(root: Dir, path: bytes) -> bool:
+    at: Node = root
+    for name in path.split(b"/"):
+        child = at.children.get(name) if isinstance(at, Dir) else None
+        if isinstance(child, Whiteout):
+            return True
+        if not isinstance(child, Node):
+            return isinstance(at, Dir) and at.base is None  # an unlisted name of what shows the base is there
+        at = child
+    return False
