@@ -8,6 +8,10 @@ asks on every single write(2).
 * CACHE_SYMLINKS: the target of a symlink is asked for once.
 * PARALLEL_DIROPS: who waits for one name (of a slow base) does not stop others from looking for another one in the same
 directory.
+* DONT_MASK: the umask comes along and is applied here, because a default ACL takes its place.
+* POSIX_ACL, where others than the owner use the mount: the kernel evaluates ACLs (and asks for that of each inode that
+somebody else than its owner wants to use).  pyfuse3 would force default_permissions on along with it, which costs
+a request for each new file; a mount of one's own shows and keeps ACLs without.
 
 So libfuse is first given one end of a socket pair under the number of the device.  The kernel's INIT is passed on to
 it, its reply is read, the flags are exchanged, the reply is passed on to the kernel, and the device takes the
@@ -21,8 +25,10 @@ import select
 import socket
 import struct
 
+DONT_MASK = 1 << 6
 PARALLEL_DIROPS = 1 << 18
 HANDLE_KILLPRIV = 1 << 19
+POSIX_ACL = 1 << 20
 CACHE_SYMLINKS = 1 << 23
 HANDLE_KILLPRIV_V2 = 1 << 28
 
@@ -43,8 +49,9 @@ class HandshakeError(OSError):
 class Handshake:
     """Stands between the kernel and libfuse for the first message; ``fd`` is the number to give to libfuse."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, *, evaluate_acls: bool = False) -> None:
         """Takes the descriptor *device* over."""
+        self._wanted = CACHE_SYMLINKS | PARALLEL_DIROPS | DONT_MASK | (POSIX_ACL if evaluate_acls else 0)
         self._device = device
         libfuse_end, self._our_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._our_end.setblocking(False)
@@ -58,7 +65,7 @@ class Handshake:
         if self._question is None:
             self._our_end.send(self._read_device())
             return False
-        reply = amended(self._question, self._our_end.recv(_BUFFER))
+        reply = amended(self._question, self._our_end.recv(_BUFFER), self._wanted)
         self.granted = _INIT_OUT.unpack_from(reply, _OUT_HEADER.size)[3] if len(reply) > _OUT_HEADER.size else 0
         os.write(self._device, reply)
         self.skip()
@@ -81,14 +88,14 @@ class Handshake:
         return question
 
 
-def amended(question: bytes, reply: bytes) -> bytes:
-    """libfuse's *reply* with the flags that we want, as far as the kernel's *question* offers them."""
+def amended(question: bytes, reply: bytes, wanted: int) -> bytes:
+    """libfuse's *reply* with the flags that are *wanted*, as far as the kernel's *question* offers them."""
     offered = _INIT_IN.unpack_from(question, _IN_HEADER.size)[3]
     error = _OUT_HEADER.unpack_from(reply)[1]
     if error or len(reply) < _OUT_HEADER.size + _INIT_OUT.size:
         return reply
     major, minor, readahead, flags = _INIT_OUT.unpack_from(reply, _OUT_HEADER.size)
-    flags |= offered & (CACHE_SYMLINKS | PARALLEL_DIROPS)
+    flags |= offered & wanted
     if offered & HANDLE_KILLPRIV_V2:
         flags = flags & ~HANDLE_KILLPRIV | HANDLE_KILLPRIV_V2
     changed = bytearray(reply)

@@ -10,9 +10,9 @@ import pytest
 from tests.support.disks import disk, forget_everything, why_not
 from tests.support.mounts import mounted
 
-READS_PER_SECOND = 5
-NOT_STALLED_S = 0.12
-"""how long the event loop may be away: less than one read takes (0.2 s), more than the machine's other load costs"""
+READS_PER_SECOND = 3
+NOT_STALLED_S = 0.25
+"""how long the event loop may be away: less than one read takes (0.33 s), more than the machine's other load costs"""
 
 pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(240)]
 
@@ -81,7 +81,7 @@ def test_the_event_loop_never_waits_for_a_cold_disk(area: Path) -> None:
             after = read_from_disk(mount.pid)
             os.close(held)
     loop, workers = after[0] - before[0], after[1] - before[1] - (after[0] - before[0])
-    print(f"{took:.1f} s; the loop was away for {worst * 1e3:.0f} ms, began to read {loop} bytes, workers read {workers}")
+    print(f"{took:.1f} s; the loop was away for {worst * 1e3:.0f} ms, began {loop} bytes, workers read {workers}")
     assert took > 2, "nothing was cold"
     assert workers > 300_000, "the worker threads read from the disk"
     assert worst < NOT_STALLED_S
