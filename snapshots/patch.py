@@ -35,14 +35,16 @@ View = Callable[[bytes, Side | None, Side | None], bytes | None]
 
 
 def patch(
-    changes: Iterable[Change], *, binary: bool = True, context: int = 3, large: int = LARGE, view: View | None = None
-) -> Iterator[bytes]:
+    changes: Iterable[Change], *, binary: bool = True, context: int = 3, large: int = LARGE, copies: bool = False,
+    view: View | None = None,
+) -> Iterator[bytes]:  # fmt: skip
     """The patch, piece by piece (one file each or less).
 
     Renamed directories become renames of the files in them.  Without ``binary``, binary files are only said to
-    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.  With ``view`` it is for people only.
+    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.  With ``copies``, copies are said to be
+    copies instead of new files: ``git apply -R`` leaves those there.  With ``view`` it is for people only.
     """
-    writer = _Writer(binary, context, large, view)
+    writer = _Writer(binary, context, large, copies, view)
     for change in _in_order(_files(list(changes))):
         yield from writer.change(change)
 
@@ -117,13 +119,17 @@ def _git_mode(side: Side) -> bytes | None:
 
 
 class _Writer:
-    def __init__(self, binary: bool, context: int, large: int, view: View | None) -> None:
+    def __init__(self, binary: bool, context: int, large: int, copies: bool, view: View | None) -> None:
+        self._copies = copies
         self._view = view
         self._binary = binary
         self._context = context
         self._large = large
 
     def change(self, change: Change) -> Iterator[bytes]:
+        if change.status is Status.COPIED and not self._copies:
+            yield b"# %b is a copy of %b\n" % (quoted(change.path), quoted(change.old_path or b""))
+            change = Change(Status.ADDED, change.path, None, None, change.after, True, ())
         yield from self._comments(change)
         before = change.before if change.before is not None and _git_mode(change.before) is not None else None
         after = change.after if change.after is not None and _git_mode(change.after) is not None else None

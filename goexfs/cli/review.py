@@ -129,7 +129,7 @@ def _printed(
         from goexfs.views import Views
 
         views = Views(compared.beside, frozenset(change.path for change in changes))
-        whole = patch(changes, context=style.context, view=views)
+        whole = patch(changes, context=style.context, copies=True, view=views)
     else:
         whole = patch(changes, context=style.context)
         if not colored and not on_terminal():

@@ -158,8 +158,8 @@ PLACES = (
 
 GRAVITY = (
     "secret", "setuid", "capability", "device", "access", "link-outside", "git-hook", "git-config", "start-up",
-    "agent", "ci", "editor-task", "install-hook", "package-source", "mass-deletion", "hidden-text", "binary-over-text", "executable",
-    "lock-file",
+    "agent", "ci", "editor-task", "install-hook", "package-source", "mass-deletion", "hidden-text", "binary-over-text",
+    "executable", "lock-file",
 )  # fmt: skip
 """Kinds of marks in the order of the listing."""
 

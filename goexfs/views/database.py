@@ -99,6 +99,7 @@ def _compared(copies: list[Path | None]) -> Iterator[str]:
             connection.execute(f"PRAGMA {pragma}")
         for name, copy in zip(("before", "after"), copies, strict=True):
             connection.execute(f"ATTACH ? AS {name}", (":memory:" if copy is None else str(copy),))
+            connection.execute(f"PRAGMA {name}.synchronous=OFF")
         connection.execute("PRAGMA query_only=ON")
         try:
             yield from _Comparison(connection).lines()
