@@ -11,10 +11,8 @@ slots tell which operations were done (``progress``).  An undo is the same plan 
 """
 
 import os
-import signal
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NoReturn, Self
 
 import msgspec
@@ -42,8 +40,9 @@ from snapshots.plan import (
 )
 from snapshots.progress import position
 from snapshots.slots import Fresh, Slots
-from snapshots.staging import ATTACH, DETACH, Staging
+from snapshots.staging import ATTACH, COST, DETACH, Staging
 from snapshots.trails import Trails
+from snapshots.undisturbed import undisturbed
 
 _OWNER_MAY = stat.S_IWUSR | stat.S_IXUSR
 _encode = msgspec.msgpack.Encoder().encode
@@ -95,6 +94,13 @@ class Application:
         self._start_times: dict[bytes, Times] = {}
         self._at: bytes = b""
         """what is being worked on, for messages"""
+        self.progress: Callable[[int, int], None] | None = None
+        """told how much of how much is done"""
+        self._done = 0
+        self._total = COST * (len(plan.makes) + len(self._operations)) + sum(
+            make.entry.content.size for make in plan.makes if make.entry.content is not None
+        )
+        self.staging.tick = self._tick
 
     @classmethod
     def of_crashed(cls, base: BaseTree, name: bytes, slots: Slots) -> Self | None:
@@ -128,12 +134,17 @@ class Application:
         }
         return self
 
+    def _tick(self, cost: int) -> None:
+        self._done += cost
+        if self.progress is not None:
+            self.progress(min(self._done, self._total), self._total)
+
     def run(self, record: Callable[["Application"], None]) -> bytes | None:
         """Do it; see ``carry_out``."""
         try:
             self._stage()
             self._check()
-            with _undisturbed():
+            with undisturbed():
                 self._commit()
         except BaseException as e:
             self._fail(e)
@@ -141,7 +152,7 @@ class Application:
 
     def resume(self, record: Callable[["Application"], None]) -> bytes | None:
         """Go on after the commit point; see ``carry_out``."""
-        with _undisturbed():
+        with undisturbed():
             try:
                 self._go(to_start=False)
                 record(self)
@@ -156,7 +167,7 @@ class Application:
         return trails.left(new=not self.backward, times=self._course.times, root_times=self._course.root_times)
 
     def _fail(self, reason: BaseException) -> NoReturn:
-        with _undisturbed():
+        with undisturbed():
             left = self._take_back(reason)
         if isinstance(reason, OSError):
             where = readable(self._at) or "the base"
@@ -230,11 +241,13 @@ class Application:
                 self._enter(self._position)
                 self._do(self._position)
                 self._position += 1
+                self._tick(COST)
         else:
             while self._position > 0:
                 self._enter(self._position - 1)
                 self._undo(self._position - 1)
                 self._position -= 1
+                self._tick(COST)
         if self._course is None:
             return
         course = self._course
@@ -424,16 +437,6 @@ class Application:
             self.staging.close()
             self._set_root_times(self._start_times[b""])
         return ""
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold signals that would end the program until the block is through: it is short, and half of it is bad."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _without_ctime(identity: Identity) -> tuple[int, ...]:

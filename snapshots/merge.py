@@ -76,6 +76,10 @@ class _Planned(NamedTuple):
     settled: tuple[Settled, ...]
 
 
+Progress = Callable[[int, int], None]
+"""Told how much of how much is done."""
+
+
 class _How(NamedTuple):
     choose: Callable[[Change], bool] | None
     hunks: Selection | None
@@ -91,7 +95,7 @@ Gate = Callable[[UpperState], None]
 def merge(
     store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None,
     hunks: Selection | None = None, gate: Gate | None = None, screen: Gate | None = None,
-    resolve: Resolve | None = None, check_reads: bool = False,
+    resolve: Resolve | None = None, check_reads: bool = False, progress: Progress | None = None,
 ) -> MergeResult:  # fmt: skip
     """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
 
@@ -100,7 +104,7 @@ def merge(
     ``screen`` is asked before a plan is made, also in a dry run; ``gate`` before the base is touched: a base that
     changed while it was asked is a MergeError.
     ``resolve`` says what becomes of the conflicts that are left when texts are merged.  With ``check_reads`` a file
-    that the run only read, and that has changed in the base since, is one, too.
+    that the run only read, and that has changed in the base since, is one, too.  ``progress`` is told how much is done.
 
     A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
@@ -128,7 +132,7 @@ def merge(
             record_merged(store, run.id, base, rest)
             return _result(run, planned)
         try:
-            number, leftover = _carry_out(store, run, base, plan, rest)
+            number, leftover = _carry_out(store, run, base, plan, rest, progress)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
             store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
@@ -153,13 +157,16 @@ def _through(gate: Gate, planned: _Planned, again: Callable[[], _Planned]) -> _P
     return now
 
 
-def _carry_out(store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes) -> tuple[int, bytes | None]:
+def _carry_out(
+    store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes, progress: Progress | None
+) -> tuple[int, bytes | None]:
     log, st = MergeLog(store), base.stat_dir(base.root)
     identity, times = (st.st_dev, st.st_ino), (st.st_atime_ns, st.st_mtime_ns)
     name = staging_name(run.id)
     with log.begin(run.id, run.label, run.base, identity, name, root_times=times, rest=rest) as pending:
         slots = home_of(base, log, pending, plan)
         application = Application(plan, base, store.objects, pending.staging, slots)
+        application.progress = progress
         leftover = go_through(store, log, pending, application)
     return pending.number, leftover
 

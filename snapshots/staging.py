@@ -8,7 +8,7 @@ Belongs to the thread of its ``BaseTree``.
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from snapshots import disk
 from snapshots.base import STAGING_PREFIX, BaseTree
@@ -23,11 +23,18 @@ DETACH = b"detach"
 ATTACH = b"attach"
 _UNFINISHED = b"journal"
 _COPY = 8 << 20
+_STEP = 256 << 20
+COST = 4096
+"""What a file or an operation costs beside its bytes, in bytes: for the progress."""
 
 
 def staging_name(run_id: str) -> bytes:
     """The name of a run's staging directory."""
     return STAGING_PREFIX + os.fsencode(run_id)
+
+
+def _nothing(_: int) -> None:
+    pass
 
 
 class Staging:
@@ -46,6 +53,8 @@ class Staging:
         self._tree = base
         self._paths = BasePaths(base)
         self._objects = objects
+        self.tick: Callable[[int], None] = _nothing
+        """told of every part of the work, in bytes or what a small file costs"""
 
     def create(self) -> None:
         """Make the directory.  MergeError when there is one already."""
@@ -121,6 +130,7 @@ class Staging:
         for make in makes:
             above, name = split(make.staged)
             self._make(self._tree.fd(self._paths.dir(join(self.name, above) if above else self.name)), name, make)
+            self.tick(COST)
 
     def _make(self, dir_fd: int, name: bytes, make: Make) -> None:
         entry = make.entry
@@ -184,7 +194,7 @@ class Staging:
     def _copy_base(self, lower: BaseContent, fd: int, start: int, end: int) -> int:
         written = 0
         for offset, length in lower.data_ranges(start, end):
-            disk.copy(lower.fd, offset, fd, offset, length)
+            self._copy(lower.fd, offset, fd, offset, length)
             written = offset + length
         return written
 
@@ -192,7 +202,7 @@ class Staging:
         assert self._objects is not None
         source = self._objects.descriptor(name) if length > _COPY else None
         if source is not None:
-            disk.copy(source, start, fd, offset, length)
+            self._copy(source, start, fd, offset, length)
             return
         end = offset + length
         while offset < end:
@@ -200,7 +210,14 @@ class Staging:
             if not data:
                 raise MergeError(f"object {name.hex()} of the store is shorter than it was; run goexfs fsck")
             disk.write(fd, data, offset)
+            self.tick(len(data))
             start, offset = start + len(data), offset + len(data)
+
+    def _copy(self, source: int, start: int, fd: int, offset: int, length: int) -> None:
+        for done in range(0, length, _STEP):
+            step = min(_STEP, length - done)
+            disk.copy(source, start + done, fd, offset + done, step)
+            self.tick(step)
 
     # -- the end
 

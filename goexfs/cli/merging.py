@@ -14,6 +14,7 @@ from goexfs.cli.effect import carry_out, decide, effects_option, show
 from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, RUN, json_option
+from goexfs.cli.progress import progress
 from goexfs.cli.several import merge_several, more_runs
 from goexfs.cli.sides import SidesCommand, merge_fields, resolve_by, say_settled, sides_options
 
@@ -87,10 +88,11 @@ def merge_command(
         wish = "skip" if dry_run else decide(run, effects, partly=partly)
         refused: Wish = "refuse" if wish == "refuse" else "skip"  # run, once it was said what was merged
         try:
-            result = run.merge(
-                dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused, resolve=resolve,
-                check_reads=check_reads,
-            )  # fmt: skip
+            with progress("merging") as tell:
+                result = run.merge(
+                    dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused, resolve=resolve,
+                    check_reads=check_reads, progress=tell,
+                )  # fmt: skip
         except Conflict as error:
             if as_json:
                 document = merge_fields(run, changes, dry_run=dry_run, conflicts=error.conflicts)

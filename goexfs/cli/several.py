@@ -11,6 +11,7 @@ import click
 
 from goexfs.cli import summary
 from goexfs.cli.output import home, note, print_json, quoted
+from goexfs.cli.progress import progress
 from goexfs.cli.sides import merge_fields, say_settled
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def merge_several(
     for run in runs:
         changes = run.diff()
         try:
-            result = run.merge(**options(run))
+            with progress("merging") as tell:
+                result = run.merge(**options(run), progress=tell)
         except Conflict as refused:
             left.append((run, refused))
             fields.append(merge_fields(run, changes, conflicts=refused.conflicts))

@@ -157,10 +157,10 @@ class RunHandle(Past, Account, Activity, Onto):
         return diff(UpperTree(state), BaseTree(self.base), self._store.objects, times=times, paths=paths)
 
     def seal(self) -> None:
-        """Bring everything that is in the mount at this moment into the store."""
-        record = self.record
-        if record.mountpoint is not None and mounts.is_mounted(record.mountpoint):
-            mounts.flush(record.mountpoint)
+        """Bring everything that is in the mount at this moment into the store.
+
+        The server has the kernel write back what it holds, if anybody has a file open for writing.
+        """
         self._ask("seal", timeout=control.SEAL_SECONDS)
 
     def status(self) -> control.Status:

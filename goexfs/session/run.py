@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from snapshots.changes import Change
     from snapshots.choosing import Selection
     from snapshots.effects import Effect
-    from snapshots.merge import MergeResult
+    from snapshots.merge import MergeResult, Progress
 
 Words = str | bytes | os.PathLike[str]
 
@@ -196,14 +196,14 @@ class Session(RunHandle):
     def merge(
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
-        resolve: "Choices | None" = None, check_reads: bool = False,
+        resolve: "Choices | None" = None, check_reads: bool = False, progress: "Progress | None" = None,
     ) -> "MergeResult":  # fmt: skip
         """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
         if not dry_run:
             self._end()
         return super().merge(
             dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=effects, resolve=resolve,
-            check_reads=check_reads,
+            check_reads=check_reads, progress=progress,
         )  # fmt: skip
 
     def discard(self, *, forget: bool | None = None, undo: "Literal['sandbox', 'outside', 'skip']" = "sandbox") -> None:

@@ -14,6 +14,7 @@ from snapshots.entries import (
     FIRST_NEW_INO,
     ROOT_INO,
     WHITEOUT,
+    Ancestor,
     Changed,
     Content,
     Entry,
@@ -174,7 +175,7 @@ class _Builder:
         full = self.m._mirror(path)
         old = os.lstat(self.m._base(origin)) if origin is not None else None
         attributes = xattrs(full)
-        content = None
+        content = ancestor = None
         if old is None:
             changed |= Changed.ATTRS | Changed.XATTRS
         else:
@@ -196,12 +197,14 @@ class _Builder:
             if before is None or data != before or st.st_mtime_ns != old.st_mtime_ns:
                 changed |= Changed.DATA
                 content = self.content(data, before)
+                if before is not None and b"\0" not in before:
+                    ancestor = Ancestor(Identity.of(old), self.objects.put(before) if before else b"")
         return Entry(
             ino=ino, mode=st.st_mode, uid=st.st_uid, gid=st.st_gid, rdev=st.st_rdev, nlink=st.st_nlink,
             size=st.st_size, atime_ns=st.st_atime_ns, mtime_ns=st.st_mtime_ns, ctime_ns=st.st_ctime_ns,
             changed=int(changed), origin=Origin(origin, Identity.of(old)) if origin is not None else None,
             content=content, target=os.readlink(full) if stat.S_ISLNK(st.st_mode) else None,
-            xattrs=attributes if changed & Changed.XATTRS else None, opaque=False,
+            xattrs=attributes if changed & Changed.XATTRS else None, opaque=False, ancestor=ancestor,
         )
 
     def content(self, data, before):
