@@ -25,6 +25,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--place", type=Path, default=Path("/var/tmp"), help="where, on the disk to measure")
     parser.add_argument("--json", type=Path, help="write every repetition to this file")
     parser.add_argument("--chart", type=Path, help="draw a bar chart: the name without its ending")
+    parser.add_argument("--history", action="store_true", help="only what history costs: journal, rewinds, …")
     parser.add_argument("--no-requests", action="store_true", help="do not count requests")
     parser.add_argument("--no-lifecycle", action="store_true", help="do not measure the verbs of a run")
     return parser.parse_args()
@@ -33,6 +34,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure and report."""
     chosen = parse()
+    if chosen.history:
+        history(chosen)
+        return
     workloads = [w for w in WORKLOADS if not chosen.only or any(word in w.name for word in chosen.only)]
     subjects = []
     for subject in SUBJECTS:
@@ -71,6 +75,25 @@ def main() -> None:
         report.write_json(chosen.json, results, figures, about)
     if chosen.chart:
         report.draw(chosen.chart, results, names)
+
+
+def history(chosen: argparse.Namespace) -> None:
+    """Measure and report what history costs."""
+    from bench.history import HistoryBench
+
+    place = Path(tempfile.mkdtemp(prefix="goexfs-bench-", dir=chosen.place))
+    about = report.machine(place)
+    figures: list[Figure] = []
+    try:
+        for figure in HistoryBench(place, chosen.repeat, chosen.scale, say).figures():
+            say(f"{figure.name}: {figure.value:.2f} {figure.unit}")
+            figures.append(figure)
+    finally:
+        shutil.rmtree(place)
+    print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in about.items()))
+    report.figures_table(figures)
+    if chosen.json:
+        report.write_json(chosen.json, [], figures, about)
 
 
 def say(what: str) -> None:

@@ -73,7 +73,7 @@ def _milliseconds(seconds: float | None) -> str:
 def figures_table(figures: Sequence[Figure]) -> None:
     """Print the lifecycle."""
     for figure in figures:
-        print(f"{figure.name:<40} {figure.value:10.1f} {figure.unit}")
+        print(f"{figure.name:<58} {figure.value:10.1f} {figure.unit}")
 
 
 def write_json(path: Path, results: Sequence[Result], figures: Sequence[Figure], about: dict[str, Any]) -> None:
