@@ -52,7 +52,8 @@ def patch(
 def quoted(path: bytes) -> bytes:
     """A path as git writes it: as it is, or as a C string when it has special characters or is not UTF-8."""
     try:
-        plain = not any(ord(c) < 0x20 or c in '"\\\x7f' for c in path.decode("utf-8"))
+        # Not every reader takes a space at the end for a part of the name.
+        plain = not any(ord(c) < 0x20 or c in '"\\\x7f' for c in path.decode("utf-8")) and not path.endswith(b" ")
     except UnicodeDecodeError:
         plain = False
     if plain:

@@ -126,10 +126,11 @@ def read(path: str) -> Iterator[Arrival]:
         with tarfile.open(path, errors="surrogateescape") as archive:
             members = [(_name(member, source), member) for member in archive if member.type in _KINDS or member.islnk()
                        or member.isreg()]  # fmt: skip
+            own = any(_ROLE in member.pax_headers for _, member in members)  # then .wh. in a name means nothing
             for name, member in members:
-                yield from _taken_away(archive, name, member, source)
+                yield from _taken_away(archive, name, member, source, own)
             for name, member in members:
-                if member.pax_headers.get(_ROLE) is None and not name.rpartition(b"/")[2].startswith(_WHITEOUT):
+                if _ROLE not in member.pax_headers and (own or not name.rpartition(b"/")[2].startswith(_WHITEOUT)):
                     yield _arrival(archive, name, member, source)
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
         raise ImportRefused(
@@ -142,7 +143,9 @@ def _name(member: tarfile.TarInfo, source: str) -> bytes:
     return path_of(os.fsencode(member.name), source=source)
 
 
-def _taken_away(archive: tarfile.TarFile, name: bytes, member: tarfile.TarInfo, source: str) -> Iterator[Arrival]:
+def _taken_away(
+    archive: tarfile.TarFile, name: bytes, member: tarfile.TarInfo, source: str, own: bool
+) -> Iterator[Arrival]:
     if member.pax_headers.get(_ROLE) == "deleted":
         file = archive.extractfile(member)
         assert file is not None
@@ -150,6 +153,8 @@ def _taken_away(archive: tarfile.TarFile, name: bytes, member: tarfile.TarInfo, 
             yield Arrival(What.GONE, path_of(path, source=source))
         return
     above, _, last = name.rpartition(b"/")
+    if own:
+        return
     if last == _OPAQUE:
         yield Arrival(What.EMPTY, above)
     elif last.startswith(_WHITEOUT):

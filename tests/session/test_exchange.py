@@ -81,7 +81,7 @@ class Ran:
 
 def summary(run):
     return [
-        (str(c.status), c.path, c.old_path, c.attrs, c.after and (c.after.mode, c.after.size, c.after.target), c.link_to)
+        (str(c.status), c.path, c.old_path, c.attrs, c.link_to, c.after and (c.after.mode, c.after.size))
         for c in run.diff()
     ]
 
