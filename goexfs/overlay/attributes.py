@@ -146,8 +146,11 @@ class Attributes:
             raise error(errno.EPERM)  # as every kernel filesystem has it: xattr(7)
         acl = self._checked_acl(node, name, value) if name in acls.NAMES else None
         xattrs = self._own_xattrs(node)
+        needless = acl is not None and (not acl or (name == acls.ACCESS and not acls.says_more(acl)))
+        if needless and name not in xattrs and (not acl or node.mode & 0o777 == acls.bits_of(acl)):
+            return
         self._changes.before(node)
-        if acl is not None and (not acl or (name == acls.ACCESS and not acls.says_more(acl))):
+        if needless:
             xattrs.pop(name, None)
         else:
             xattrs[name] = value
@@ -162,6 +165,8 @@ class Attributes:
     def removexattr(self, node: Node, name: bytes) -> None:
         """Remove one; ENODATA when there is none."""
         self._check(node)
+        if name in acls.NAMES and isinstance(node, Symlink):
+            raise error(errno.EOPNOTSUPP)
         xattrs = self._own_xattrs(node)
         if name not in xattrs:
             if name in acls.NAMES:

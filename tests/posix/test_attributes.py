@@ -12,7 +12,7 @@ import pytest
 
 from snapshots.merge import merge
 from snapshots.store import Store
-from tests.posix.conftest import Place, fill
+from tests.posix.conftest import fill
 from tests.posix.test_names import EXCHANGE, renameat2
 from tests.posix.test_open_files import fails
 from tests.support.mounts import mounted

@@ -62,9 +62,19 @@ class Pair:
     """A plain directory and an overlay that must not be told apart.
 
     *area* is an empty directory of the caller's.  *slow* makes every question to the base a `WouldBlock`.
+    Unless *exact*, the plain directory is on a filesystem that leaves the ctime alone when nothing really changes.
     """
 
-    def __init__(self, area: Path, store: Store, *, shape: int = 0, watched: bool = True, slow: bool = False) -> None:
+    def __init__(
+        self,
+        area: Path,
+        store: Store,
+        *,
+        shape: int = 0,
+        watched: bool = True,
+        slow: bool = False,
+        exact: bool = True,
+    ) -> None:
         self._area = area
         self.base = area / "base"
         self.plain = area / "plain"
@@ -77,7 +87,7 @@ class Pair:
         self.run_id = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
         self._directory = store.runs.directory(self.run_id)
         self.spool = self._directory / "spool"
-        self._watched, self._slow, self._seed = watched, slow, shape
+        self._watched, self._slow, self._seed, self._exact = watched, slow, shape, exact
         self._clock = SET_BY_HAND
         self._files: dict[int, tuple[native.OpenFile, vfs.OpenFile]] = {}
         self._listings: dict[int, _Listing] = {}
@@ -85,7 +95,8 @@ class Pair:
         self._inodes: dict[int, int] = {}
         self._ctimes: dict[int, tuple[int, int]] = {}
         self._mount()
-        self.compare()
+        if shape % 4 == 0:  # in the others what is in the base is first met by an operation
+            self.compare()
 
     def _now(self) -> int:
         self._clock += 1000
@@ -110,8 +121,9 @@ class Pair:
         self._journal.close()
 
     def finish(self) -> None:
-        """Compare for the last time, before and after everything is stored, and close."""
-        self.compare()
+        """Compare for the last time, perhaps before and in any case after everything is stored, and close."""
+        if self._seed % 2 == 0:
+            self.compare()
         self.remount()
         self.compare()
         assert traces(self.base) == self._base_traces, "the base was changed"
@@ -177,7 +189,7 @@ class Pair:
         if before is not None:
             changed, seen = st.st_ctime_ns != before[0], node.ctime_ns != before[1]
             # (tmpfs gives a directory the new ctime of the file that lost its name there, which may be the old one.)
-            agree = changed <= seen if node.is_dir else changed == seen
+            agree = changed <= seen if node.is_dir or not self._exact else changed == seen
             assert agree, f"{what}: ctime changed: {changed} on the plain directory, {seen} on the overlay"
             assert node.ctime_ns >= before[1] or node.ctime_ns >= SET_BY_HAND, f"{what}: ctime went back"
 
@@ -461,6 +473,11 @@ class Pair:
             lambda: self._native.setxattr(path, name, value, follow=follow),
             lambda: self.mount.setxattr(path, name, value, follow=follow),
         )
+
+    setacl = setxattr
+
+    def removeacl(self, path: bytes, name: bytes, follow: bool) -> None:
+        self.removexattr(path, name, follow)
 
     def getxattr(self, path: bytes, name: bytes, follow: bool) -> None:
         self._same(

@@ -11,6 +11,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from goexfs.overlay import acls
+
 Operation = tuple[Any, ...]
 
 NAMES = (b"a", b"b", b"c", b"p", b"q")
@@ -55,6 +57,16 @@ RENAME_FLAGS = (0, 0, 0, 0, 1, 2, 2, 3)
 TIMES = (1_000_000_000, 2_000_000_001, 3_999_999_999)
 XATTRS = (b"user.a", b"user.b", b"trusted.t")
 VALUES = (b"", b"1", b"value")
+NOBODY = 0xFFFFFFFF
+ACLS = tuple(
+    acls.pack(tuple(acls.Entry(*entry) for entry in entries))
+    for entries in (
+        ((1, 6, NOBODY), (4, 4, NOBODY), (32, 0, NOBODY)),
+        ((1, 7, NOBODY), (2, 5, 1000), (4, 5, NOBODY), (16, 7, NOBODY), (32, 4, NOBODY)),
+        ((1, 6, NOBODY), (2, 7, 1), (4, 0, NOBODY), (8, 6, 1000), (16, 4, NOBODY), (32, 0, NOBODY)),
+        ((1, 6, NOBODY), (2, 7, 1), (4, 0, NOBODY), (32, 0, NOBODY)),  # which needs a mask
+    )
+)
 FOLLOW = (True, False)
 OWNERS = (-1, 0, 1, 1000)
 
@@ -103,6 +115,13 @@ OPERATIONS: dict[str, tuple[int, tuple[Sequence[Any], ...]]] = {
 }
 
 
+ON_ACLS: dict[str, tuple[int, tuple[Sequence[Any], ...]]] = {
+    "setacl": (12, (PATHS, acls.NAMES, ACLS, FOLLOW)),
+    "removeacl": (4, (PATHS, acls.NAMES, FOLLOW)),
+}
+"""For filesystems that have access control lists (tmpfs has none everywhere)."""
+
+
 def operations() -> st.SearchStrategy[Operation]:
     """One operation."""
     return st.one_of(
@@ -114,11 +133,12 @@ def operations() -> st.SearchStrategy[Operation]:
     )
 
 
-def random_operations(source: random.Random, count: int) -> list[Operation]:
+def random_operations(source: random.Random, count: int, *, on_acls: bool = False) -> list[Operation]:
     """*count* operations, much faster than Hypothesis draws them; nothing shrinks them."""
-    names = list(OPERATIONS)
-    weights = [weight for weight, _ in OPERATIONS.values()]
+    known = {**OPERATIONS, **ON_ACLS} if on_acls else OPERATIONS
+    names = list(known)
+    weights = [weight for weight, _ in known.values()]
     return [
-        (name, *(source.choice(choices) for choices in OPERATIONS[name][1]))
+        (name, *(source.choice(choices) for choices in known[name][1]))
         for name in source.choices(names, weights, k=count)
     ]
