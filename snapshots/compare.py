@@ -98,6 +98,18 @@ class Sides:
         """The content of a changed regular file, to be closed; BaseChanged."""
         return open_entry(entry, self._base, self._objects)
 
+    def is_ancestor(self, entry: Entry, base_path: bytes) -> bool:
+        """Whether the base has the text that is kept as the ancestor of an entry, or none is kept: then times tell."""
+        ancestor = entry.ancestor
+        if ancestor is None or entry.origin is None or ancestor.identity != entry.origin.identity:
+            return True
+        then = self._objects.read(ancestor.object) if ancestor.object else b""
+        try:
+            with open_base(self._base, base_path) as now:
+                return now.size == len(then) and now.read(0, now.size) == then
+        except BaseChanged:
+            return False
+
     def xattrs_of(self, entry: Entry) -> dict[bytes, bytes]:
         """All extended attributes of a changed node."""
         if entry.xattrs is not None and entry.changed & Changed.XATTRS:

@@ -82,6 +82,8 @@ class Conflicts:
             return True
         if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
             return False
+        if not self._sides.is_ancestor(entry, base_path):
+            return False  # written to, and the times set back
         return entry.xattrs is None or carried(entry.xattrs) == carried(self._base.xattrs(base_path))
 
     def is_already(self, entry: Entry, base_path: bytes, st: os.stat_result) -> bool:

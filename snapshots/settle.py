@@ -20,7 +20,7 @@ from snapshots.aliases import with_aliases
 from snapshots.amend import Amendment, Name
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, join
-from snapshots.compare import carried
+from snapshots.compare import Sides, carried
 from snapshots.content import open_base, open_entry, same_bytes
 from snapshots.entries import (
     ROOT_INO,
@@ -116,6 +116,7 @@ class _Settling:
         self.amendment = Amendment(state, self._base)
         self._objects = objects
         self._resolve = resolve
+        self._sides = Sides(self._base, objects)
         self._label = label
         self._now_ns = now_ns or time.time_ns()
         self.settled: list[Settled] = []
@@ -230,7 +231,7 @@ class _Settling:
         if entry.origin is not None and then is not None:
             if entry.content is None:  # only the base wrote to it
                 return self.amendment.renew(entry.ino, **attrs, size=st.st_size)
-            if same_bytes(then, now):
+            if same_bytes(then, now) and self._sides.is_ancestor(entry, conflict.base):
                 return self._renew_patched(entry, attrs)
         texts = self._texts(conflict.base, entry, then)
         if texts is None:
