@@ -8,6 +8,7 @@ thread.
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,11 @@ from typing import Any
 
 import click
 
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\ufe00-\ufe0d\U000e0100-\U000e01ef]"
+)
+"""Characters that Python calls printable and that show nothing (Unicode's default ignorable ones, and blanks that are
+letters): two names that differ in them look equal.  Not U+FE0E and U+FE0F, which only choose how a symbol is drawn."""
 _C_ESCAPES = {
     0x07: "\\a",
     0x08: "\\b",
@@ -35,11 +41,11 @@ def quoted(path: bytes) -> str:
     octal escape, so the quoted form is exact.
     """
     text = path.decode("utf-8", "surrogateescape")
-    if text.isprintable() and '"' not in text and "\\" not in text:
+    if _shows(text) and '"' not in text and "\\" not in text:
         return text
     out = []
     for char in text:
-        if char.isprintable() and char not in '"\\':
+        if _shows(char) and char not in '"\\':
             out.append(char)
             continue
         raw = char.encode("utf-8", "surrogateescape")
@@ -47,13 +53,18 @@ def quoted(path: bytes) -> str:
     return '"' + "".join(out) + '"'
 
 
+def _shows(text: str) -> bool:
+    """Whether every character is there to be seen, and does nothing else."""
+    return text.isprintable() and (text.isascii() or not _BLANK.search(text))
+
+
 def printable(text: str | bytes) -> str:
     """Any text on one line: what is not printable becomes a backslash escape."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
-    if text.isprintable():
+    if _shows(text):
         return text
-    return "".join(char if char.isprintable() else _escape(char) for char in text)
+    return "".join(char if _shows(char) else _escape(char) for char in text)
 
 
 def _escape(char: str) -> str:
@@ -73,12 +84,12 @@ def visible(line: bytes) -> str:
     Tabs stay.  The caret and angle forms are those of ``less``, which whoever reads a diff knows.
     """
     text = line.decode("utf-8", "surrogateescape")
-    if text.isprintable():
+    if _shows(text):
         return text
     out = []
     for char in text:
         code = ord(char)
-        if char.isprintable() or char == "\t":
+        if _shows(char) or char == "\t":
             out.append(char)
         elif code < 0x20:
             out.append("^" + chr(code + 0x40))

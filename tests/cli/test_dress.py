@@ -1,5 +1,7 @@
 """A patch dressed for a terminal."""
 
+import re
+
 import pytest
 
 from goexfs.cli import dress
@@ -32,3 +34,41 @@ def test_colors_follow_the_place_in_the_patch() -> None:
     assert lines[5].startswith("\x1b[31m-old ^[[2J")
     assert lines[6].startswith("\x1b[32m+")
     assert lines[8].startswith("\x1b[31m---"), "a removed line that looks like a header"
+
+
+def test_words_that_differ_stand_out_within_their_lines() -> None:
+    changed = b"@@ -1 +1 @@\n-total = price * 3  # note\n+total = price * 4  # note\n"
+    lines = b"".join(dress.dressed([changed], color=True)).decode().splitlines()
+    assert lines[1].count("\x1b[7m") == lines[2].count("\x1b[7m") == 1
+    assert "\x1b[31m\x1b[7m3\x1b[0m" in lines[1]
+    assert "\x1b[32m\x1b[7m4\x1b[0m" in lines[2]
+
+
+def test_lines_that_have_little_in_common_are_not_emphasized() -> None:
+    changed = b"@@ -1 +1 @@\n-alpha beta gamma\n+one two three\n"
+    assert b"\x1b[7m" not in b"".join(dress.dressed([changed], color=True))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_emphasis_keeps_every_line(count: int) -> None:
+    removed = b"".join(b"-value number %d is here\n" % n for n in range(count))
+    added = b"".join(b"+value number %d was here\n" % n for n in range(count + 2))
+    text = b"".join(dress.dressed([b"@@ -1 +1 @@\n" + removed + added + b"\\ No newline at end of file\n"], color=True))
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.decode()).encode()
+    assert plain == b"@@ -1 +1 @@\n" + removed + added + b"\\ No newline at end of file\n"
+
+
+def test_word_diff_is_as_gits() -> None:
+    changed = b"@@ -1,2 +1,2 @@\n same\n-a quick fox\n+a slow fox\n"
+    assert b"".join(dress.dressed([changed], color=False, words="plain")) == (
+        b"@@ -1,2 +1,2 @@\n same\na [-quick-]{+slow+} fox\n"
+    )
+    added = b"@@ -0,0 +1,2 @@\n+one\n+two\n"
+    assert b"".join(dress.dressed([added], color=False, words="plain")) == b"@@ -0,0 +1,2 @@\n{+one+}\n{+two+}\n"
+
+
+def test_text_that_reorders_itself_is_marked() -> None:
+    (header, line) = b"".join(dress.dressed(["@@ -0,0 +1 @@\n+a \u202e b\n".encode()], color=False)).splitlines()
+    assert b"<U+202E>" in line
+    assert line.endswith(b"otherwise than it looks")
+    assert not header.endswith(b"looks")

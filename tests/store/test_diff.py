@@ -345,3 +345,35 @@ def test_the_diff_applied_to_the_base_is_the_run(base_ops, ops, style, omit_alia
                 assert apply_to_picture(flat_picture(base), changes) == flat_picture(there)
         finally:
             mirror.close()
+
+
+def test_the_cost_goes_with_the_changes_not_with_the_base(tmp_path, monkeypatch):
+    """Ten changes are found with as many questions to a base of 50 files as to one of 1,000."""
+    asked = []
+    for size in (50, 1000):
+        base = tmp_path / f"base{size}"
+        for number in range(size):
+            (base / f"d{number % 10}").mkdir(parents=True, exist_ok=True)
+            (base / f"d{number % 10}" / f"f{number}").write_text(f"{number}\n")
+        mirror = Mirror(base, tmp_path / f"run{size}")
+        there = tmp_path / f"run{size}"
+        for number in range(5):
+            write(there / f"d{number}" / f"f{number}", "changed\n")
+            (there / f"d{number}" / f"f{number + 10}").unlink()
+        objects = DictObjects()
+        state = mirror.state(objects)
+        mirror.close()
+        count = 0
+        with BaseTree(os.fsencode(base)) as tree, monkeypatch.context() as patched:
+            for name in ("stat", "list", "open", "xattrs", "readlink"):
+                real = getattr(BaseTree, name)
+
+                def counted(*args, real=real, **kwargs):
+                    nonlocal count
+                    count += 1
+                    return real(*args, **kwargs)
+
+                patched.setattr(BaseTree, name, counted)
+            assert len(diff(UpperTree(state), tree, objects)) == 10
+        asked.append(count)
+    assert asked[0] == asked[1] < 100
