@@ -11,7 +11,7 @@ Repair never destroys content that may be somebody's: damaged bytes and records 
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from snapshots import durable, gc
 from snapshots.errors import StoreDamaged, StoreError
@@ -28,23 +28,34 @@ _CHUNK = 1 << 20
 _PAGE_ROWS = 200
 
 
-def fsck(store: Store, *, repair: bool = False) -> FsckReport:
-    """Check everything; with ``repair`` mend what can be.  Errors: those of the store when it cannot even be read."""
-    return _Check(store, repair).run()
+def fsck(
+    store: Store, *, repair: bool = False, progress: Callable[[int, int], None] | None = None
+) -> FsckReport:
+    """Check everything; with ``repair`` mend what can be.  Errors: those of the store when it cannot even be read.
+
+    ``progress`` is called with how many objects and entries have been looked at, of how many.
+    """
+    return _Check(store, repair, progress).run()
 
 
 class _Check:
     """One pass over a store."""
 
-    def __init__(self, store: Store, repair: bool) -> None:
+    def __init__(self, store: Store, repair: bool, progress: Callable[[int, int], None] | None) -> None:
         self._store = store
         self._db = store.database
         self._repair = repair
         self._findings: list[Finding] = []
         self._objects = self._bytes = self._runs = self._entries = 0
+        self._progress = progress
+        self._total = 0
+        """of objects and entries, for the progress"""
 
     def run(self) -> FsckReport:
         self._check_database()
+        if self._progress is not None:
+            row = self._db.one("SELECT (SELECT count(*) FROM objects) + (SELECT count(*) FROM entries)")
+            self._total = row[0] if row is not None else 0
         for check in (
             self._check_directories,
             self._check_objects,
@@ -64,6 +75,11 @@ class _Check:
 
     def _found(self, kind: Kind, what: str, detail: str, repaired: bool = False) -> None:
         self._findings.append(Finding(kind, what, detail, repaired))
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            done = self._objects + self._entries
+            self._progress(done, max(done, self._total))
 
     def _collect(self) -> None:
         """What repairs made garbage goes at once."""
@@ -91,6 +107,7 @@ class _Check:
     def _check_objects(self) -> None:
         for key, name, size, place in self._object_rows():
             self._objects += 1
+            self._tell()
             self._bytes += size
             kind, problem = self._check_object(key, name, size, place)
             if kind is None or not self._still_there(key, name, place):
@@ -176,6 +193,7 @@ class _Check:
             check = RunCheck(self._store, key, run_id)
             self._findings += check.repair() if self._repair else check.look()
             self._entries += check.entries
+            self._tell()
 
     # the history
 

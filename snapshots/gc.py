@@ -8,6 +8,7 @@ first.  Belongs to the thread of its store.
 
 import os
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -20,6 +21,12 @@ from snapshots.store import Store
 
 TOMBSTONE_AGE_NS = 30 * 24 * 3600 * 10**9
 """How long the record of a run that is over stays, by default."""
+
+
+IDLE_NS = 30 * 24 * 3600 * 10**9
+"""After what time a kept run is named."""
+_WEIGHT = 2
+"""steps of a collection besides one per run: what is stray, and what nothing holds any more"""
 
 
 class GcReport(msgspec.Struct, frozen=True):
@@ -39,6 +46,12 @@ class GcReport(msgspec.Struct, frozen=True):
     segments: int = 0
     """files of journals, of a past that is beyond its run's history limit"""
     segment_bytes: int = 0
+    held_bytes: int = 0
+    """of content that stays, because runs need it"""
+    runs: int = 0
+    """that are active or kept"""
+    idle: tuple[str, ...] = ()
+    """names or ids of kept runs that nothing was done with for `IDLE_NS`: only a person can say that they may go"""
 
     @property
     def freed_bytes(self) -> int:
@@ -46,16 +59,32 @@ class GcReport(msgspec.Struct, frozen=True):
         return self.object_bytes + self.file_bytes + self.segment_bytes
 
 
-def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
+def gc(
+    store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS, progress: Callable[[int, int], None] | None = None
+) -> GcReport:
     """Free everything that no run holds and what is beyond the runs' history limits, and shrink the store.
 
-    Leaves alone what a crashed run (active, not locked) may still need: its spool.  Errors: those of the store.
+    Leaves alone what a crashed run (active, not locked) may still need: its spool.  ``progress`` is called with how many
+    steps are done of how many.  Errors: those of the store.
     """
+    live = store.runs.list()
+    steps, done = len(live) + _WEIGHT, 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
     directories = _directories_of_the_dead(store)
     strays = _dead_spools(store) + _abandoned(store) + _unregistered(store)
     _mark_unheld(store)
     tombstones = _tombstones(store, time.time_ns() - tombstone_age_ns)
-    thinned = [thin(store, run.id) for run in store.runs.list()]
+    step()
+    thinned = []
+    for run in live:
+        thinned.append(thin(store, run.id))
+        step()
     try:
         collected = store.free()
     except StoreFull:
@@ -64,6 +93,7 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
         collected = store.free(frugal=True)
     finally:
         store.reserve.restore()
+    step()
     return GcReport(
         objects=collected.objects + sum(each.objects for each in thinned),
         object_bytes=collected.bytes + sum(each.object_bytes for each in thinned),
@@ -74,6 +104,9 @@ def gc(store: Store, *, tombstone_age_ns: int = TOMBSTONE_AGE_NS) -> GcReport:
         snapshots=sum(each.snapshots for each in thinned),
         segments=sum(each.segments for each in thinned),
         segment_bytes=sum(each.segment_bytes for each in thinned),
+        held_bytes=(store.database.one("SELECT coalesce(sum(size), 0) FROM objects") or (0,))[0],
+        runs=len(live),
+        idle=tuple(run.label for run in live if run.state == "kept" and time.time_ns() - run.changed_ns > IDLE_NS),
     )
 
 

@@ -130,8 +130,9 @@ class History:
         return max(position, 1)
 
     def _unknown(self, name: str) -> SnapshotUnknown:
+        label = self._store.runs.get(self.run_id).label
         return SnapshotUnknown(
-            f"run {self.run_id} has no snapshot {name!r}; `goexfs snapshots {self.run_id}` lists them"
+            f"run {label} has no snapshot {name!r}; `goexfs snapshots {label}` lists them"
         )
 
     def _free_name(self, key: int) -> str:

@@ -28,9 +28,10 @@ def discard_command(refs: tuple[str, ...], compensate: "Literal['sandbox', 'outs
     with goexfs.open_store(create=False) as store:
         runs = {handle.id: handle for handle in map(store.run, refs)}
         for run in runs.values():
+            label = run.record.label
             run.discard(undo=compensate)
             if not as_json:
-                note(f"discarded {run.id}")
+                note(f"discarded {label}")
     if as_json:
         print_json({"discarded": list(runs)})
     elif len(runs) > 1:

@@ -5,6 +5,8 @@ Owns how points and snapshots are printed.  Main thread only.
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +16,7 @@ from goexfs.cli.output import age, count, note, print_json, print_table, printab
 from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, json_option
 
 if TYPE_CHECKING:
-    from goexfs.session import RunHandle
+    from goexfs.session import RunHandle, RunStore
     from snapshots.history import Snapshot
     from snapshots.rewind import Rewound
 
@@ -108,6 +110,23 @@ def fork_command(ref: str, name: str | None, as_json: bool) -> None:
         else:
             click.echo(made.id)
             note(f"next: goexfs run --run {made.record.label} -- CMD")
+
+
+@contextmanager
+def fork_to_merge(store: "RunStore", run: "RunHandle", at: str) -> "Iterator[RunHandle]":
+    """A fork of a run at a point, for as long as it takes to merge it; what a partial merge leaves of it stays."""
+    from snapshots.mergelog import MergeLog
+
+    fork = run.fork(at=at)
+    merged = False
+    try:
+        yield fork
+        merged = any(record.run_id == fork.id for record in MergeLog(store.store).records())
+        if merged:
+            note(f"{run.record.label} itself stays as it is")
+    finally:
+        if not merged:
+            fork.discard(forget=True, undo="skip")
 
 
 @click.command("rewind", short_help="Go back to a snapshot or another point, all of a run or some paths.")

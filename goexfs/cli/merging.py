@@ -4,6 +4,7 @@ Owns how the outcome is printed; how a selection is written is for ``choice``.  
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -11,9 +12,10 @@ import click
 from goexfs.cli import attention, summary
 from goexfs.cli.choice import choice
 from goexfs.cli.effect import carry_out, decide, effects_option, show
+from goexfs.cli.history import fork_to_merge
 from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color
-from goexfs.cli.params import ANY_PATH, RUN, json_option
+from goexfs.cli.params import ANY_PATH, POINT, json_option
 from goexfs.cli.progress import progress
 from goexfs.cli.several import merge_several, more_runs
 from goexfs.cli.sides import SidesCommand, merge_fields, resolve_by, say_settled, sides_options
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command("merge", short_help="Bring what a run changed into its base.", cls=SidesCommand)
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("paths", metavar="[PATH|RUN]...", nargs=-1, type=ANY_PATH)
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
 @click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
@@ -51,6 +53,8 @@ def merge_command(
     With a PATH (or a pattern as in .gitignore, in quotes) only what is there: the rest stays in the run. With more RUNs
     each is merged, in order, and those that are in conflict are left.
 
+    With a POINT of the past what RUN had changed then: a fork of it is merged, and RUN stays as it is.
+
     Texts that both sides changed are merged three-way. As when git merges a branch, "ours" is the base, into which is
     merged, and "theirs" the run.
     """
@@ -58,8 +62,10 @@ def merge_command(
     from goexfs.secondlook import second_look
     from snapshots.errors import Conflict
 
-    with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+    with goexfs.open_store(create=False) as store, ExitStack() as ends:
+        run, at = store.point(ref)
+        if at is not None:
+            run = ends.enter_context(fork_to_merge(store, run, at))
         others = more_runs(store, run, paths)
         if others:
             if interactive or listed is not None or dry_run:

@@ -15,6 +15,7 @@ from goexfs.cli.output import (
     command_line,
     count,
     home,
+    note,
     print_json,
     print_table,
     printable,
@@ -22,6 +23,7 @@ from goexfs.cli.output import (
     timestamp,
 )
 from goexfs.cli.params import RUN, json_option
+from goexfs.cli.progress import progress
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
@@ -177,7 +179,8 @@ def gc_command(as_json: bool) -> None:
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        report = store.gc()
+        with progress("collecting") as tell:
+            report = store.gc(progress=tell)
     if as_json:
         print_json({**report_fields(report), "freed_bytes": report.freed_bytes})
     else:
@@ -190,6 +193,10 @@ def gc_command(as_json: bool) -> None:
             count(report.segments, "journal file"),
         )
         click.echo(f"freed {size(report.freed_bytes)}: {', '.join(parts)}")
+        click.echo(f"kept {size(report.held_bytes)} that {count(report.runs, 'run')} may still need")
+        if report.idle:
+            named = ", ".join(map(printable, report.idle[:5])) + (", …" if len(report.idle) > 5 else "")
+            note(f"nothing was done with {named} for a month: goexfs ls says what each holds, goexfs discard frees it")
 
 
 @click.command("fsck", short_help="Check the store, and with --repair mend it.")
@@ -201,7 +208,8 @@ def fsck_command(ctx: click.Context, repair: bool, as_json: bool) -> None:
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        report = store.fsck(repair=repair)
+        with progress("checking") as tell:
+            report = store.fsck(repair=repair, progress=tell)
     if as_json:
         print_json({**report_fields(report), "clean": report.clean})
     else:

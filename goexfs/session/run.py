@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from goexfs.session import channel, presets, process
 from goexfs.session.children import Command, Stream
+from goexfs.session.compensation import remember_confinement
 from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
@@ -133,12 +134,17 @@ class Session(RunHandle):
             variables |= outlet.variables(hosts)
         view = HOST if box is None else box.view()
         find_command(words[0] if words else b"", view=view, cwd=place, env=variables)
+        command_line = tuple(map(os.fsdecode, words))
+        if self.record.command != command_line:  # listings show the latest
+            self._store.runs.update(self.id, command=command_line)
         with _captured(capture) as files:
             out, err = (stdout, stderr) if files is None else files
             directory = self._store.runs.directory(self.id)
             command = Command(
                 words, place, variables, self.id, box, stdin, out, err, hosts, wishes.processes, directory
             )
+            if sandbox:
+                remember_confinement(self._store, self.id, wishes)
             with nullcontext() if ask is None else Asker(directory, ask) as asker:
                 ended = process.run(command, timeout=timeout, grace=grace, asker=asker)
             outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))

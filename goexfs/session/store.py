@@ -6,7 +6,7 @@ Owns the beginning of a run: checks, record, lock, server.  What is done with it
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -115,19 +115,19 @@ class RunStore:
         merges = {handle.id: handle.merge for handle in handles}
         return merge_all((handle.record for handle in handles), lambda record: merges[record.id](**options))
 
-    def gc(self) -> "GcReport":
-        """Free what no run holds."""
+    def gc(self, *, progress: Callable[[int, int], None] | None = None) -> "GcReport":
+        """Free what no run holds; ``progress`` is called with how much is done of how much."""
         from snapshots.gc import gc
 
-        return gc(self.store)
+        return gc(self.store, progress=progress)
 
-    def fsck(self, *, repair: bool = False) -> "FsckReport":
-        """Check every object, entry and reference; with ``repair`` mend what can be mended."""
+    def fsck(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> "FsckReport":
+        """Check every object, entry and reference; with ``repair`` mend what can be mended; ``progress`` as in ``gc``."""
         from snapshots.findings import Finding, Kind
         from snapshots.fsck import fsck
         from snapshots.ledger import has_transactions
 
-        report = fsck(self.store, repair=repair)
+        report = fsck(self.store, repair=repair, progress=progress)
         if not has_transactions(self.store):
             return report
         from goexfs.effects.strays import release, strays

@@ -53,8 +53,39 @@ def test_points(goexfs: Command, work: str) -> None:
         done = goexfs("diff", f"work@{point}")
         assert done.returncode == STATUS[error], done
         assert done.stderr.count("\n") == 1
-    done = goexfs("merge", "work@one")
-    assert done.returncode == STATUS[RunUnknown] and "goexfs fork" in done.stderr
+    for verb in ("show", "log", "discard", "umount", "snapshots"):
+        done = goexfs(verb, "work@one")
+        assert done.returncode == STATUS[RunUnknown] and "goexfs fork" in done.stderr
+
+
+def test_merge_of_a_point(goexfs: Command, work: str) -> None:
+    def listed() -> list[str]:
+        return [run["name"] or "fork" for run in goexfs.json("ls")["runs"]]
+
+    assert goexfs("merge", "work@one", "--dry-run").returncode == 0
+    assert goexfs("merge", "work@two").returncode == STATUS[SnapshotUnknown]
+    assert goexfs("merge", "work@one", "nothing").returncode != 0
+    assert listed() == ["work"]
+    done = goexfs("merge", "work@s1", "dir")
+    assert (goexfs.cwd / "dir" / "d").read_text() == "d\n"
+    assert "work itself stays as it is" in done.stderr and "the rest stays in" in done.stderr
+    assert listed() == ["work", "fork"]
+    assert goexfs("merge", "work@one").returncode == 0
+    assert (goexfs.cwd / "file").read_text() == "1\n"
+    assert goexfs("undo").returncode == 0
+    assert not (goexfs.cwd / "file").exists()
+
+
+def test_take_back(goexfs: Command) -> None:
+    goexfs.kept("sh -c 'echo 1 > a; echo 1 > b; : first'; sh -c 'echo 2 >> b; : second'", name="work")
+    assert goexfs("rewind", "work@~1", "--process", "x").returncode == 2
+    assert goexfs("rewind", "work", "--process", "").returncode == 2
+    assert "nothing to do" in goexfs("rewind", "work", "--process", "no such command").stderr
+    document = goexfs.json("rewind", "work", "--process", "sh -c")
+    assert document["nodes"] > 0 and document["left"] == []
+    assert names(goexfs, "work") == []
+    goexfs("rewind", "work")
+    assert names(goexfs, "work") == ["A\ta", "A\tb"]
 
 
 def test_fork(goexfs: Command, work: str, fresh_base: Path) -> None:
