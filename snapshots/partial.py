@@ -233,6 +233,10 @@ def together(state: UpperState, changes: Sequence[Change]) -> list[list[Change]]
                 join_by(unit, at)
                 for ino in layout.units[unit].inodes:
                     join_by(ino, at)
+                    origin = state.entries[ino].origin
+                    above = layout.unit_of(origin.path) if origin is not None else None
+                    if above is not None:  # what it came from is changed by that
+                        join_by(above, at)
         if (node := _linked_node(change)) is not None:
             join_by(node, at)
     groups: dict[int, list[Change]] = {}

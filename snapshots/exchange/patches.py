@@ -83,7 +83,8 @@ def _for_git(changes: Sequence[Change]) -> tuple[list[Change], list[str]]:
             left_out.append(f"{readable(change.path)}: git takes no patch of what is in a .git")
             continue
         kept.append(change)
-        left_out += remarks(change)
+        # A change of kind is a deletion and an addition, which git can say; of the other kinds there is a line more.
+        left_out += (line for line in remarks(change) if not line.startswith("kind of "))
         if change.before is None and change.after is not None and change.after.is_dir and change.path not in full:
             left_out.append(f"{readable(change.path)}: an empty directory")
     return kept, left_out

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import stat
 from pathlib import Path
 
@@ -268,11 +269,7 @@ def test_in_any_order(work, store, seed):
             selection = {path: Chosen(frozenset([*lead, rng.choice(ids)]))}
         else:
             selection = {path: Chosen(frozenset(ids)) for path, ids in group}
-        try:
-            merge(store, w.run, hunks=selection)
-        except SelectionRefused as refusal:  # what else it needs, it names
-            assert "came from" in str(refusal)
-            continue
+        merge(store, w.run, hunks=selection)
         if w.state == "kept":
             assert view(w) == shown
     if w.state == "kept":
@@ -284,3 +281,72 @@ def test_every_status_is_offered(work):
     w = work(every_kind_of_change)
     seen = with_changes(w, lambda tree, changes, _: {change.status for change in changes})
     assert seen >= {Status.ADDED, Status.MODIFIED, Status.DELETED, Status.RENAMED, Status.TYPE_CHANGED}
+
+
+def opaque(there):
+    shutil.rmtree(there / "doomed")
+    (there / "doomed").mkdir()
+    write(there / "doomed" / "other", "new in a directory of the same name")
+
+
+def hard_links(there):
+    write(there / "one", "under three names")
+
+
+def renamed_directory(there):
+    (there / "dir").rename(there / "moved")
+    write(there / "moved" / "sub" / "f", "edited there")
+
+
+def exchanged(there):
+    (there / "swap1").rename(there / "t")
+    (there / "swap2").rename(there / "swap1")
+    (there / "t").rename(there / "swap2")
+    write(there / "swap1" / "f", "and edited")
+
+
+def retyped(there):
+    (there / "retyped").unlink()
+    (there / "retyped").mkdir()
+    write(there / "retyped" / "inner", "inner")
+
+
+@pytest.mark.parametrize(
+    ("change", "chosen"),
+    [
+        (lambda there: shutil.rmtree(there / "doomed"), {b"doomed/saved"}),
+        (lambda there: shutil.rmtree(there / "doomed"), {b"doomed"}),
+        (opaque, {b"doomed/other"}),
+        (opaque, {b"doomed/saved"}),
+        (hard_links, {b"one"}),
+        (hard_links, {b"three", b"two"}),
+        (renamed_directory, {b"moved"}),
+        (renamed_directory, {b"moved/sub/f"}),
+        (exchanged, {b"swap1/f"}),
+        (retyped, {b"retyped/inner"}),
+        (retyped, {b"retyped"}),
+    ],
+)
+def test_a_part_that_makes_no_sense_alone_is_refused_by_name(work, store, change, chosen):
+    w = work(change)
+    with pytest.raises(SelectionRefused, match=r"as a whole|has another name|came from"):
+        merge(store, w.run, choose=lambda change: change.path in chosen)
+    w.assert_untouched()
+    groups = with_changes(w, lambda tree, changes, _: together(tree.state, changes))
+    [group] = [group for group in groups if chosen & {change.path for change in group}]
+    merge(store, w.run, choose=lambda change: change.path in {each.path for each in group})
+    w.assert_merged()
+
+
+def test_what_is_needed_for_a_part_is_added_and_said(work, store):
+    def change(there):
+        (there / "a" / "b" / "c").mkdir(parents=True)
+        for name in ("a/x", "a/b/y", "a/b/c/z"):
+            write(there / name, name)
+
+    w = work(change)
+    assert merge(store, w.run, choose=lambda change: change.path == b"a/b/y").completed == (b"a", b"a/b")
+    assert sorted(os.listdir(w.base / "a")) == ["b"]
+    assert sorted(os.listdir(w.base / "a" / "b")) == ["y"]
+    merge(store, w.run)
+    w.assert_merged()
