@@ -61,6 +61,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
         return cls(st.st_dev, st.st_ino, st.st_mode, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
+NOBODY = Identity(0, 0, 0, 0, 0, 0)
+"""The identity of what is in no base: of a canary, in the record of its reading."""
+
+
 class Origin(msgspec.Struct, frozen=True, array_like=True):
     """Where in the base a node came from."""
 

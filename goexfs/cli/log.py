@@ -167,6 +167,7 @@ def blame_command(ref: str, path: bytes, as_json: bool) -> None:
 def reads_command(ref: str, as_json: bool) -> None:
     """List the files of the base that RUN opened for reading; with --json each with its identity at that time."""
     import goexfs
+    from snapshots.entries import NOBODY
     from snapshots.names import text_fields
 
     with goexfs.open_store(create=False) as store:
@@ -177,11 +178,14 @@ def reads_command(ref: str, as_json: bool) -> None:
             for read in found:
                 known = read.identity
                 identity = {name: getattr(known, name) for name in known.__struct_fields__}
-                rows.append({**text_fields("path", read.path), "time_ns": read.time_ns, "identity": identity})
+                canary = known == NOBODY
+                rows.append(
+                    {**text_fields("path", read.path), "time_ns": read.time_ns, "canary": canary, "identity": identity}
+                )
             print_json({"run": run.id, "reads": rows})
             return
-        names = dict.fromkeys(read.path for read in found)
-        pager.page(f"{quoted(name)}\n".encode() for name in names)
+        names = {read.path: "  (canary)" if read.identity == NOBODY else "" for read in found}
+        pager.page(f"{quoted(name)}{mark}\n".encode() for name, mark in names.items())
         if not names:
             note(f"run {run.record.label} has read nothing of its base")
 

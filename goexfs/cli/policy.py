@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import count, home, note, print_json, print_table, printable, quoted
+from goexfs.cli.output import command_line, count, home, note, print_json, print_table, printable, quoted
 from goexfs.cli.params import ANY_PATH, RUN, Size, below_base, json_option
 
 if TYPE_CHECKING:
@@ -78,6 +78,20 @@ def say_what_is_hidden(run: "RunHandle") -> None:
             note(f"{'; '.join(parts)}{more} (goexfs policy check PATH says why)")
     if policy.canaries:
         note(f"canaries: {_listed(tuple(canary.path for canary in policy.canaries))}")
+
+
+def say_who_read_canaries(run: "RunHandle") -> None:
+    """One line for each canary that was read, with the command that did."""
+    if not run.policy.canaries:
+        return
+    from snapshots.entries import NOBODY
+
+    processes = run.log().processes
+    for read in run.reads():
+        if read.identity == NOBODY:
+            process = processes.get(read.process)
+            by = command_line(process.command) if process is not None else "?"
+            note(f"the canary {quoted(read.path)} was read by: {by}")
 
 
 def _listed(paths: tuple[bytes, ...]) -> str:

@@ -22,7 +22,8 @@ from goexfs.fuse.recording import Recording
 from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
 from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock, acls
-from snapshots.entries import INLINE_LIMIT
+from goexfs.overlay.given import Given
+from snapshots.entries import INLINE_LIMIT, NOBODY
 
 PUSH_LIMIT = INLINE_LIMIT
 """bytes up to which a content is put into the page cache when the file is first opened"""
@@ -165,8 +166,14 @@ class Adapter(pyfuse3.Operations):
         mode = attr.st_mode if fields.update_mode else None
         uid = attr.st_uid if fields.update_uid else None
         gid = attr.st_gid if fields.update_gid else None
-        if (uid is not None or gid is not None) and mode is None and node.mode & _SUID_SGID and isinstance(node, File):
+        # chown(path, -1, -1) changes nothing but the ctime, and yet is a change of owner.
+        of_owner = not (fields.update_mode or fields.update_size or fields.update_atime or fields.update_mtime)
+        if of_owner and uid is gid is None:
+            uid = node.uid
+        if of_owner and node.mode & _SUID_SGID and isinstance(node, File):
             # HANDLE_KILLPRIV leaves this to us: a change of owner takes the privileges away, whoever makes it.
+            if ctx.uid not in (0, node.uid):
+                raise FUSEError(errno.EPERM)
             self._overlay.kill_privileges(node)
         before = node.mode
         self._overlay.setattr(
@@ -281,6 +288,8 @@ class Adapter(pyfuse3.Operations):
             path = above + b"/" + node.base_name if above else node.base_name
             identity = node.identity if node.changed and node.identity is not None else node.base_identity()
             self._recording.read(node.ino, pid, path, identity)
+        elif isinstance(node.content, Given) and node.content.canary is not None:
+            self._recording.read(node.ino, pid, node.content.canary.path, NOBODY)
         if handle.flags & _EXEC:
             self._recording.executes(pid)
 

@@ -100,7 +100,7 @@ class Referee:
         async with self._snapshots:
             if self.meter.limits[name] is limit:  # else another request has had it made
                 await self._snapshot()
-                self._set(name, Limit(self.meter.used[name] + self._first[name].most, limit.then))
+                self._set(name, Limit(self.meter.used(name) + self._first[name].most, limit.then))
 
     def waiting(self) -> tuple[Waiting, ...]:
         """What waits now, one for each limit."""
@@ -108,7 +108,7 @@ class Referee:
         for wait in self._waits:
             found.setdefault(wait.limit, []).append(wait)
         return tuple(
-            Waiting(name, self.meter.limits[name].most, self.meter.used[name], ws[0].operation, ws[0].pid, len(ws))
+            Waiting(name, self.meter.limits[name].most, self.meter.used(name), ws[0].operation, ws[0].pid, len(ws))
             for name, ws in found.items()
         )
 
@@ -116,7 +116,7 @@ class Referee:
         """The user's decision: as much again (or up to *most*), or a refusal from now on; the limit as it is then."""
         limit = self.meter.limits[name]
         if allow:
-            limit = Limit(self.meter.used[name] + self._first[name].most if most is None else most, limit.then)
+            limit = Limit(self.meter.used(name) + self._first[name].most if most is None else most, limit.then)
         else:
             limit = Limit(limit.most, "deny")
         self._set(name, limit)
@@ -127,7 +127,7 @@ class Referee:
         return limit
 
     def _set(self, name: str, limit: Limit) -> None:
-        self.meter.limits[name] = limit
+        self.meter.set_limit(name, limit)
         self._remember(name, limit)
 
     def end(self, ending: bool) -> None:

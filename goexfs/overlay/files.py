@@ -75,8 +75,9 @@ class Files:
             self._view.guard.allow_change(node)
         meter = self._view.meter
         if meter is not None:
-            meter.check("open_files")
-            if flags & os.O_ACCMODE and not flags & os.O_TRUNC:
+            if meter.open_files >= meter.most_open_files:
+                meter.check("open_files")
+            if meter.bytes >= meter.most_bytes and flags & os.O_ACCMODE and not flags & os.O_TRUNC:
                 meter.check("bytes")  # a write that the kernel holds back could not be refused any more
         if flags & os.O_TRUNC:  # Linux truncates also what is opened for reading only
             self.truncate(node, 0)
@@ -95,7 +96,7 @@ class Files:
         node.opens += 1
         node.writers += handle.writable
         if self._view.meter is not None:
-            self._view.meter.opened(1)
+            self._view.meter.open_files += 1
         return handle
 
     def release(self, handle: Handle) -> None:
@@ -104,7 +105,7 @@ class Files:
         node.opens -= 1
         node.writers -= handle.writable
         if self._view.meter is not None:
-            self._view.meter.opened(-1)
+            self._view.meter.open_files -= 1
         if not node.writers:
             node.timed = False
         if not node.opens:
@@ -137,7 +138,6 @@ class Files:
         growth = 0
         if meter is not None:
             growth = meter.growth(node, offset, end)
-            meter.check("bytes", growth)
         content = self._writable(node, max(end, node.size))
         if isinstance(content, Inline):
             before = len(content.buffer)
@@ -147,8 +147,8 @@ class Files:
         else:
             content.write(offset, data)
             self._written(node, content, Op.WRITE, Range(offset, len(data)))
-        if meter is not None and growth > 0:
-            meter.wrote(growth)
+        if meter is not None:
+            meter.bytes += growth
         return len(data)
 
     def truncate(self, node: File, size: int) -> None:
@@ -168,7 +168,7 @@ class Files:
             self._changes.inline_bytes += size - len(content.buffer)
         content.truncate(size)
         if self._view.meter is not None:
-            self._view.meter.wrote(held(content) - before)
+            self._view.meter.bytes += held(content) - before
         try:
             self._written(node, content, Op.TRUNCATE, Cut(size))
         finally:

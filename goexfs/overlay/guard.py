@@ -54,7 +54,8 @@ class Guard:
         self._epoch = 0
         self._elsewhere: dict[tuple[int, int], tuple[int, bytes]] = {}
         """base inodes that rules match, with flags and path: another name of one is treated alike"""
-        self._searched = not self.matcher.kinds
+        # A search of the whole system for other names of hidden files would take minutes: see docs/security.md.
+        self._searched = not self.matcher.kinds or base == b"/"
         self._searching = threading.Lock()
         self._canaries: dict[bytes, dict[bytes, Canary]] = {}
         for canary in policy.canaries:
@@ -73,7 +74,9 @@ class Guard:
         if self._may_match(name):
             flags = self.of_name(parent, name, is_dir=is_dir)
         else:
-            flags = self.of(parent)
+            flags = parent.ruling - self._epoch
+            if flags < 0:
+                flags = self.of(parent)
         if st.st_nlink > 1 and not is_dir and not flags & HIDDEN:
             if not self._searched:
                 raise WouldBlock(self._search)
@@ -169,7 +172,14 @@ class Guard:
 
     def allow_new(self, parent: Dir, name: bytes, *, is_dir: bool) -> int:
         """Raise unless something may be made at a name that is not there; what will hold for it."""
-        flags = self.of_name(parent, name, is_dir=is_dir)
+        flags = parent.ruling - self._epoch
+        if flags < 0:
+            flags = self.of(parent)
+        if not self._may_match(name):
+            if not flags:
+                return self._epoch
+        else:
+            flags = self.of_name(parent, name, is_dir=is_dir)
         if flags:
             if flags & HIDDEN:
                 raise _refuse(errno.EPERM)

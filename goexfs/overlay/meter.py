@@ -11,7 +11,7 @@ a program saves by deleting and creating, is gone no more).
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from goexfs.overlay.blocking import WouldBlock
 from goexfs.overlay.content import COPY_WHOLE_LIMIT, FrozenInline, FrozenSpool, Inline, Sealed, Spool
@@ -41,88 +41,113 @@ def refusal(name: str) -> OSError:
     return OSError(ERRNO[name], os.strerror(ERRNO[name]))
 
 
+_NO_LIMIT = 1 << 62
+
+
 class Meter:
-    """The counts and limits of one run."""
+    """The counts and limits of one run.
+
+    The counts are plain attributes, which the operations change and compare themselves: these are on the way of every
+    request.
+    """
+
+    __slots__ = (
+        "_gone", "_limits", "bytes", "counts_names", "deletions", "files", "most_bytes", "most_files",
+        "most_open_files", "open_files", "strict",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy, deleted: Iterable[bytes] = ()) -> None:
         """*deleted* are the paths of the base that the run has deleted before."""
-        self.limits: dict[str, Limit] = {}
+        self.bytes = 0
+        """held for the run"""
+        self.files = 0
+        """and directories that are its own"""
+        self.open_files = 0
+        self.most_bytes = self.most_files = self.most_open_files = _NO_LIMIT
         self.strict = False
         """whether somebody cares for the limit of bytes: then every write has to be seen before it is acknowledged"""
+        self._limits: dict[str, Limit] = {}
         for name in LIMITS:
             found = policy.limit(name)
             if found is not None:
-                self.limits[name] = found[0]
-                if name == "bytes":
-                    self.strict = found[1].name != BUILT_IN
-        self.used = dict.fromkeys(LIMITS, 0)
+                self.set_limit(name, found[0])
+                self.strict |= name == "bytes" and found[1].name != BUILT_IN
         self._gone = set(deleted)
-        self.used["deletions"] = len(self._gone)
+        self.counts_names = "deletions" in self._limits
+        """whether it wants to be told of names that go and come"""
+
+    @property
+    def limits(self) -> Mapping[str, Limit]:
+        """By name."""
+        return self._limits
+
+    def set_limit(self, name: str, limit: Limit) -> None:
+        """From now on this one holds."""
+        self._limits[name] = limit
+        if name != "deletions":
+            setattr(self, f"most_{name}", limit.most)
+
+    def used(self, name: str) -> int:
+        """How much there is of something."""
+        count: int = len(self._gone) if name == "deletions" else getattr(self, name)
+        return count
 
     def check(self, name: str, more: int = 1) -> None:
         """Raise when this much more would be too much."""
-        limit = self.limits.get(name)
-        if limit is None or more <= 0 or self.used[name] + more <= limit.most:
+        limit = self._limits.get(name)
+        if limit is None or more <= 0 or self.used(name) + more <= limit.most:
             return
         raise refusal(name) if limit.then == "deny" else OverLimit(name)
 
+    def check_new(self) -> None:
+        """Raise when one more file would be too much, or has no room for a content.
+
+        (What will be written to it could not be refused any more once the kernel has it.)
+        """
+        self.check("files")
+        self.check("bytes")
+
     # -- counting
-
-    def made(self, node: Node, by: int = 1) -> None:
-        """The run made a node (or, with -1, removed the last name of one)."""
-        if node.base_dir is None:
-            self.used["files"] += by
-
-    def opened(self, by: int) -> None:
-        """A file was opened, or closed."""
-        self.used["open_files"] += by
 
     def check_deletion(self, node: Node) -> None:
         """Raise when one more name of the base would be too much."""
-        if node.base_dir is not None:
+        if self.counts_names and node.base_dir is not None:
             self.check("deletions")
 
     def deleted(self, path: bytes) -> None:
         """A name of the base is gone."""
         self._gone.add(path)
-        self.used["deletions"] = len(self._gone)
 
     def came_back(self, path: bytes) -> None:
         """There is something at a name again."""
-        if path in self._gone:
-            self._gone.discard(path)
-            self.used["deletions"] = len(self._gone)
-
-    @property
-    def counts_names(self) -> bool:
-        """Whether it wants to be told of names that go and come."""
-        return "deletions" in self.limits
+        self._gone.discard(path)
 
     def growth(self, node: File, start: int, end: int) -> int:
-        """How many more bytes are held when these are written."""
+        """How many more bytes are held when these are written; raises when that would be too much."""
         content = node.content
         if isinstance(content, Inline):
-            return end - len(content.buffer)
-        if isinstance(content, Spool):
-            return sum(stop - at for at, stop, inside in content.ranges.pieces(start, end) if not inside)
-        if node.size <= COPY_WHOLE_LIMIT:
-            return max(end, node.size) - held(content)
-        return end - start
-
-    def wrote(self, more: int) -> None:
-        """So many more bytes are held (or fewer)."""
-        self.used["bytes"] = max(self.used["bytes"] + more, 0)
+            more = end - len(content.buffer)
+        elif isinstance(content, Spool):
+            more = sum(stop - at for at, stop, inside in content.ranges.pieces(start, end) if not inside)
+        elif node.size <= COPY_WHOLE_LIMIT:
+            more = max(end, node.size) - held(content)
+        else:
+            more = end - start
+        if more <= 0:
+            return 0
+        if self.bytes + more > self.most_bytes:
+            self.check("bytes", more)
+        return more
 
     def recount(self, nodes: Iterable[Node], root: Dir) -> None:
         """Count everything again that the nodes tell."""
-        self.used["bytes"] = self.used["files"] = 0
+        self.bytes = self.files = 0
         for node in nodes:
             if node.kept and node.base_dir is None and node.nlink:
-                self.used["files"] += 1
+                self.files += 1
             if isinstance(node, File):
-                self.used["bytes"] += held(node.content)
+                self.bytes += held(node.content)
         self._gone = {path for path in self._gone if _is_gone(root, path)}
-        self.used["deletions"] = len(self._gone)
 
 
 def held(content: object) -> int:

@@ -71,9 +71,9 @@ class Names:
         xattrs, mode = self._inherited(directory, mode, umask)
         guard = self._view.guard
         ruling = -1 if guard is None else guard.allow_new(directory, name, is_dir=stat.S_ISDIR(mode))
-        if self._view.meter is not None:
-            self._view.meter.check("files")
-            self._view.meter.check("bytes")
+        meter = self._view.meter
+        if meter is not None and (meter.files >= meter.most_files or meter.bytes >= meter.most_bytes):
+            meter.check_new()
         if directory.mode & stat.S_ISGID:
             gid = directory.gid
             if stat.S_ISDIR(mode):
@@ -98,8 +98,8 @@ class Names:
             node.changed |= Changed.XATTRS
         self._view.register(node)
         self._attach(directory, name, node)
-        if self._view.meter is not None:
-            self._view.meter.made(node)
+        if meter is not None:
+            meter.files += 1
         data = (Whole(b""),) if isinstance(node, File) else ()
         self._changes.record(Op.CREATE, node, node.changed, now, (directory, name), data=data)
         return node
@@ -360,8 +360,8 @@ class Names:
             node.nlink -= 1
             if not node.nlink and isinstance(node, File):
                 self._view.orphans.add(node)
-        if not node.nlink and self._view.meter is not None:
-            self._view.meter.made(node, -1)
+        if not node.nlink and node.base_dir is None and self._view.meter is not None:
+            self._view.meter.files -= 1
         node.ctime_ns = now
 
 

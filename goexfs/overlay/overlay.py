@@ -160,8 +160,9 @@ class Overlay:
         self, parent: Node, name: bytes, mode: int, flags: int, uid: int, gid: int, *, umask: int = 0
     ) -> tuple[Node, Handle]:
         """Create a regular file and open it; EEXIST when there is one (the kernel has looked before it asks)."""
-        if self.meter is not None:
-            self.meter.check("open_files")
+        meter = self.meter
+        if meter is not None and meter.open_files >= meter.most_open_files:
+            meter.check("open_files")
         node = self.mknod(parent, name, mode, 0, uid, gid, umask=umask)
         assert isinstance(node, File)
         return node, self._files.opened(node, flags)

@@ -177,7 +177,7 @@ class View:
                 node.base_file.close()
             content = node.content
             if content is not None and self.meter is not None:
-                self.meter.wrote(-held(content))
+                self.meter.bytes -= held(content)
             if isinstance(content, Spool) or (isinstance(content, FrozenSpool) and content.given_back):
                 content.discard()  # another frozen one belongs to the batch that is being stored
             elif isinstance(content, Inline):

@@ -42,7 +42,7 @@ class Matcher:
         self._policy = policy
         self._specs: dict[Kind, list[tuple[Source, GitIgnoreSpec, tuple[str, ...]]]] | None = None
         patterns = [p for source in policy.sources for kind in Kind for p in source.patterns(kind)]
-        self._exact, self._beginnings, self._ends, self.matches_any_name = _first_filter(patterns)
+        self._exact, self._beginnings, self._ends, self._any_name = _first_filter(patterns)
         self.kinds = frozenset(kind for kind in Kind if any(source.patterns(kind) for source in policy.sources))
         self.depends_on_directories = any("/" in pattern.lstrip("!").rstrip("/") for pattern in patterns)
         """whether another directory can make a difference to a name"""
@@ -54,7 +54,7 @@ class Matcher:
             lower in self._exact
             or lower.startswith(self._beginnings)
             or lower.endswith(self._ends)
-            or self.matches_any_name
+            or self._any_name
             or not lower.isascii()  # whose lower case is another matter
         )
 
