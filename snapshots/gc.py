@@ -64,8 +64,8 @@ def gc(
 ) -> GcReport:
     """Free everything that no run holds and what is beyond the runs' history limits, and shrink the store.
 
-    Leaves alone what a crashed run (active, not locked) may still need: its spool.  ``progress`` is called with how many
-    steps are done of how many.  Errors: those of the store.
+    Leaves alone what a crashed run (active, not locked) may still need: its spool.  ``progress`` is called with how
+    many steps are done of how many.  Errors: those of the store.
     """
     live = store.runs.list()
     steps, done = len(live) + _WEIGHT, 0

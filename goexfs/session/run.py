@@ -112,7 +112,7 @@ class Session(RunHandle):
         caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
         is what it may do (see ``goexfs.Confinement``).  Without ``sandbox`` it works in the mount, unconfined.
         ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
-        is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later the command is killed.
+        is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later it is killed.
 
         Raises ``CommandNotFound``, ``CommandNotExecutable``, ``SandboxError``, and ``TimeoutError`` after ``timeout``
         seconds.

@@ -122,7 +122,7 @@ class RunStore:
         return gc(self.store, progress=progress)
 
     def fsck(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> "FsckReport":
-        """Check every object, entry and reference; with ``repair`` mend what can be mended; ``progress`` as in ``gc``."""
+        """Check every object, entry and reference; with ``repair`` mend what can be; ``progress`` as in ``gc``."""
         from snapshots.findings import Finding, Kind
         from snapshots.fsck import fsck
         from snapshots.ledger import has_transactions
