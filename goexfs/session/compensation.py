@@ -7,11 +7,16 @@ outside. Belongs to the thread of the store.
 """
 
 import os
+import subprocess
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from goexfs.effects import calls, commands
 from goexfs.effects.outcome import Outcome, tail
+from goexfs.session.confinement import Confinement
 from snapshots.effects import Call, Command, Effect, State
 from snapshots.errors import EffectError, GoexfsError
 from snapshots.store import Store
@@ -61,10 +66,11 @@ class Compensator:
     def _confined(self, effect: Effect) -> Outcome:
         command = _command(effect)
         session = self._mounted()
-        env = {os.fsdecode(name): os.fsdecode(value) for name, value in commands.environment(effect.key).items()}
+        wishes = _confinement(self._store, self._run_id)
+        wishes = replace(wishes, env=(*wishes.env, b"GOEXFS_EFFECT_KEY=" + effect.key.encode()))
         done = session.exec(
-            command.argv, cwd=os.path.normpath(os.path.join(session.base, command.cwd)), env=env, stdin=_NULL,
-            capture=True, timeout=SECONDS,
+            command.argv, cwd=os.path.normpath(os.path.join(session.base, command.cwd)), stdin=subprocess.DEVNULL,
+            capture=True, timeout=SECONDS, confinement=wishes,
         )  # fmt: skip
         said = tail((done.stdout or b"") + (done.stderr or b""))
         interrupted = done.signal is not None
@@ -87,7 +93,25 @@ class Compensator:
         return self._session
 
 
-_NULL = -3  # subprocess.DEVNULL
+def remember_confinement(store: Store, run_id: str, wishes: Confinement) -> None:
+    """Record what a command of the run is confined to, so that its compensations are, too; no values of variables.
+
+    The latest counts.
+    """
+    record = store.runs.get(run_id)
+    kept = replace(wishes, env=tuple(word for word in wishes.env if b"=" not in word))
+    plain = msgspec.to_builtins(kept, builtin_types=(bytes,), enc_hook=os.fsencode)
+    before = record.options.get(_OPTION)
+    if before != plain and not (before is None and kept == Confinement()):
+        store.runs.update(run_id, options={**record.options, _OPTION: plain})
+
+
+def _confinement(store: Store, run_id: str) -> Confinement:
+    kept = store.runs.get(run_id).options.get(_OPTION)
+    return Confinement() if kept is None else msgspec.convert(kept, Confinement)
+
+
+_OPTION = "confinement"
 
 
 def _command(effect: Effect) -> Command:
