@@ -23,7 +23,7 @@ def loaded_by(words: list[str]) -> set[str]:
     return set(done.stderr.split())
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["run", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["run", "--help"], ["diff", "--help"]], ids=" ".join)
 def test_help_and_version_load_nothing_heavy(words: list[str]) -> None:
     assert not loaded_by(words) & set(HEAVY)
 

@@ -3,6 +3,7 @@
 The names below are the Python API, also found in ``goexfs`` itself.  They are imported when one of them is first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,20 +26,16 @@ __all__ = ["open_store", "RunStore", "RunHandle", "Session", "Completed", "Confi
 _EFFECTS = ("call", "compensate_with", "Http", "Sql")
 
 
+_MODULES = {
+    "open_store": "goexfs.session.store", "RunStore": "goexfs.session.store", "RunHandle": "goexfs.session.handle",
+    "Session": "goexfs.session.run", "Completed": "goexfs.session.run", "Confinement": "goexfs.session.confinement",
+    "Policy": "goexfs.policy.rules", "PolicyWishes": "goexfs.policy.effective",
+    **dict.fromkeys(_EFFECTS, "goexfs.session.tools"),
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
-    if name in _EFFECTS:
-        from goexfs.session import tools
-
-        return getattr(tools, name)
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from goexfs.policy.effective import PolicyWishes
-    from goexfs.policy.rules import Policy
-    from goexfs.session.confinement import Confinement
-    from goexfs.session.handle import RunHandle
-    from goexfs.session.run import Completed, Session
-    from goexfs.session.store import RunStore, open_store
-
-    names = (open_store, RunStore, RunHandle, Session, Completed, Confinement, Policy, PolicyWishes)
-    globals().update(zip(__all__, names, strict=True))
-    return globals()[name]
+    found = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return found

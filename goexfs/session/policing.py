@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from goexfs.policy.canaries import Finders
-from goexfs.policy.effective import PolicyWishes, assemble
 from goexfs.policy.rules import LIMITS, Canary, Limit, Policy, Waiting
 from goexfs.session import control
 from goexfs.session.home import default_policy_path
@@ -23,6 +21,7 @@ from snapshots.store import Store
 if TYPE_CHECKING:
     from goexfs.overlay.guard import Guard
     from goexfs.overlay.meter import Meter
+    from goexfs.policy.effective import PolicyWishes
 
 OPTION = "policy"
 """in a run's options"""
@@ -30,10 +29,12 @@ WAITING = "waiting"
 """in a run's directory, while operations wait for the user"""
 
 
-def begin(base: bytes, wishes: PolicyWishes | Policy | None) -> Policy:
+def begin(base: bytes, wishes: "PolicyWishes | Policy | None") -> Policy:
     """The policy of a run that begins now.  Raises ``PolicyError``."""
     if isinstance(wishes, Policy):
         return wishes
+    from goexfs.policy.effective import PolicyWishes, assemble
+
     return assemble(base, wishes or PolicyWishes(), user_file=default_policy_path())
 
 
@@ -107,4 +108,6 @@ def decide(
 
 def find_canary(run: Run, *pieces: bytes) -> Canary | None:
     """The first canary of a run that one of the pieces of bytes carries, plain or in a simple disguise."""
+    from goexfs.policy.canaries import Finders
+
     return Finders(policy_of(run).canaries).in_pieces(pieces)
