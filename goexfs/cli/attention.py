@@ -10,24 +10,27 @@ from typing import TYPE_CHECKING, Any
 from goexfs.cli.output import count, quoted, styled
 
 if TYPE_CHECKING:
-    from goexfs.secondlook import SecondLook
+    from goexfs.secondlook import Mark, SecondLook
 
 MOST_SHOWN = 5
-"""Marks of one kind that are listed; the others are counted."""
+"""Paths of one kind that are listed; the others are counted."""
 
 
 def lines(look: "SecondLook", *, color: bool) -> Iterator[str]:
-    """The marks, one a line, the gravest first; nothing when there are none."""
-    if look.marks:
-        yield styled(f"deserves a second look ({count(len(look.marks), 'mark')}):", color, bold=True)
-    for _, group in groupby(look.marks, key=lambda mark: mark.kind):
-        marks = list(group)
-        for mark in marks[:MOST_SHOWN]:
-            letter = styled(f"! {mark.status}", color, fg="red", bold=True)
-            yield f"  {letter}  {quoted(mark.path or b'.')}  ({mark.reason})"
-        if len(marks) > MOST_SHOWN:
+    """Every marked path with all its reasons, one a line, the gravest first; nothing when there are none."""
+    by_path: dict[bytes, list[Mark]] = {}
+    for mark in look.marks:
+        by_path.setdefault(mark.path, []).append(mark)
+    if by_path:
+        yield styled(f"deserves a second look ({count(len(by_path), 'path')}):", color, bold=True)
+    for _, group in groupby(by_path.values(), key=lambda marks: marks[0].kind):
+        listed = list(group)
+        for marks in listed[:MOST_SHOWN]:
+            sign = styled(f"! {marks[0].status}", color, fg="red", bold=True)
+            yield f"  {sign}  {quoted(marks[0].path or b'.')}  ({'; '.join(mark.reason for mark in marks)})"
+        if len(listed) > MOST_SHOWN:
             sign = styled("!", color, fg="red", bold=True)
-            yield f"  {sign}    … {len(marks) - MOST_SHOWN} more: {marks[0].reason}"
+            yield f"  {sign}    … {len(listed) - MOST_SHOWN} more: {listed[0][0].reason}"
     if look.unread:
         yield f"  not looked into for secrets and the like, or not to the end: {count(look.unread, 'file')}"
 

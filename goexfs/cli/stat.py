@@ -18,7 +18,7 @@ class FileStat:
     """One file of a patch."""
 
     name: str
-    """harmless; ``old => new`` for a rename"""
+    """harmless; ``old => new`` for a rename or copy"""
     added: int
     """lines"""
     removed: int
@@ -37,10 +37,10 @@ def file_stat(piece: bytes) -> FileStat:
         elif in_hunk:
             added += line.startswith(b"+")
             removed += line.startswith(b"-")
-        elif line.startswith(b"rename from "):
-            old = line[12:]
-        elif line.startswith(b"rename to "):
-            new = line[10:]
+        elif line.startswith((b"rename from ", b"copy from ")):
+            old = line.partition(b" from ")[2]
+        elif line.startswith((b"rename to ", b"copy to ")):
+            new = line.partition(b" to ")[2]
         elif line.startswith((b"Binary files ", b"GIT binary patch")):
             binary = True
     name = visible(old) + " => " + visible(new) if old and new else visible(_both(header.removeprefix(b"diff --git ")))

@@ -33,9 +33,9 @@ def test_rich_is_for_people_and_says_what_deserves_a_second_look(
     shown = terminal.shown.replace("\r\n", "\n")
     marks, _, rest = shown.partition("\n\n")
     plain = re.sub(r"\x1b\[[0-9;]*m", "", marks).splitlines()
-    assert plain[0] == "deserves a second look (6 marks):"
+    assert plain[0] == "deserves a second look (5 paths):"
     assert [line.split("  ")[2] for line in plain[1:]] == [
-        "conf", "leak", ".git/hooks/pre-commit", '"in\\342\\200\\213visible"', "odd.py", ".git/hooks/pre-commit",
+        "conf", "leak", ".git/hooks/pre-commit", '"in\\342\\200\\213visible"', "odd.py",
     ]  # fmt: skip
     assert "\x1b[2J" not in shown
     assert "copy from README" in rest
@@ -96,7 +96,7 @@ def test_times_on_request(goexfs: Command) -> None:
 
 def test_the_summary_of_a_run_and_the_listing_of_a_merge_begin_with_the_marks(goexfs: Command, worked: str) -> None:
     done = goexfs("run", "--run", "work", "--keep", "--", "true")
-    assert re.search(r"changes: .*\ndeserves a second look \(\d+ marks\):\n  ! A  conf ", done.stderr), done.stderr
+    assert re.search(r"changes: .*\ndeserves a second look \(\d+ paths\):\n  ! A  conf ", done.stderr), done.stderr
     merged = goexfs("merge", "work", "--dry-run")
     assert merged.stdout.startswith("deserves a second look"), merged.stdout
     assert json.loads(goexfs("merge", "work", "--json").stdout)["second_look"]

@@ -55,9 +55,11 @@ def test_nothing_ordinary_is_marked():
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        (b".git/hooks/pre-commit", "git-hook"), (b"sub/repo/.git/hooks/post-merge", "git-hook"), (b".husky/x", "git-hook"),
+        (b".git/hooks/pre-commit", "git-hook"), (b"sub/repo/.git/hooks/post-merge", "git-hook"), (b".husky/x",
+        "git-hook"),
         (b".gitmodules", "git-config"), (b".github/workflows/ci.yml", "ci"), (b".gitlab-ci.yml", "ci"),
-        (b"Jenkinsfile", "ci"), (b".circleci/config.yml", "ci"), (b"azure-pipelines.yml", "ci"), (b".bashrc", "start-up"),
+        (b"Jenkinsfile", "ci"), (b".circleci/config.yml", "ci"), (b"azure-pipelines.yml", "ci"), (b".bashrc",
+        "start-up"),
         (b"home/.config/fish/conf.d/x.fish", "start-up"), (b".envrc", "start-up"), (b".ssh/authorized_keys", "access"),
         (b".vscode/tasks.json", "editor-task"), (b".idea/workspace.xml", "editor-task"), (b"setup.py", "install-hook"),
         (b"venv/lib/x.pth", "install-hook"), (b".npmrc", "package-source"), (b"poetry.lock", "lock-file"),
@@ -154,7 +156,7 @@ def test_the_listing_is_bounded_and_counts_everything():
     look = second_look([added(b"bin/x%04d" % n, mode=0o100755) for n in range(300)], BASE)
     lines = list(attention.lines(look, color=False))
     assert len(lines) == 2 + attention.MOST_SHOWN
-    assert lines[0] == "deserves a second look (300 marks):"
+    assert lines[0] == "deserves a second look (300 paths):"
     assert lines[-1].endswith(f"{300 - attention.MOST_SHOWN} more: new executable")
     assert len(attention.fields(look)["second_look"]) == 300
 
@@ -167,7 +169,8 @@ def test_names_are_harmless():
 
 
 def test_ten_thousand_changes_take_little():
-    changes = [added(b"node_modules/p%d/lib/file%d.js" % (n % 100, n), b"module.exports = %d\n" % n) for n in range(10_000)]
+    data = b"module.exports = 1\n"
+    changes = [added(b"node_modules/p%d/lib/file%d.js" % (n % 100, n), data) for n in range(10_000)]
     began = time.process_time()
     look = second_look(changes, BASE)
     assert time.process_time() - began < 3
