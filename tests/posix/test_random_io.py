@@ -1,7 +1,8 @@
 """One file worked on at random, in the manner of fsx: every byte is compared with a copy in memory.
 
-Reads, writes, maps, truncation both ways, copies within the file, holes, appends, closing and opening again, sealing: over a
-file of the base, one of the upper, and one that is copied up while others have it open.  The same seed does the same.
+Reads, writes, maps, truncation both ways, copies within the file, holes, appends, closing and opening again, sealing:
+over a file of the base, one of the upper, and one that is copied up while others have it open.  A seed does the same
+each time.
 """
 
 import mmap
