@@ -93,12 +93,25 @@ def _check_ids(path: bytes, found: Parts, wanted: Chosen) -> None:
         raise SelectionRefused(f"hunks of {readable(path)} can only be merged with its renaming; choose {RENAME}, too")
 
 
+def moved(tree: UpperTree, changes: Sequence[Change], base: BasePaths) -> set[bytes]:
+    """The paths whose base file is not what the run began with: their hunks would undo what has been done to it."""
+    places = {change.path: tree.resolve(change.path) for change in changes if change.after is not None}
+    return {
+        path for path, place in places.items()
+        if place is not None and place.entry is not None and _has_moved(place.entry, base)
+    }  # fmt: skip
+
+
+def _has_moved(entry: Entry, base: BasePaths) -> bool:
+    if entry.origin is None or entry.is_dir:
+        return False
+    st = base.stat(entry.origin.path)
+    return st is None or not same_bytes(entry.origin.identity, Identity.of(st))
+
+
 def _check_base(path: bytes, entry: Entry, base: BasePaths) -> None:
     """Hunks are taken from the difference to the base as it is now: it must be what the run began with."""
-    if entry.origin is None:
-        return
-    st = base.stat(entry.origin.path)
-    if st is None or not same_bytes(entry.origin.identity, Identity.of(st)):
+    if _has_moved(entry, base):
         raise SelectionRefused(
             f"{readable(path)} has changed in the base since the run changed it, so its hunks would undo that; bring"
             " the run onto the base first (goexfs rebase), or merge the file as a whole"

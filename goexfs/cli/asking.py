@@ -7,7 +7,7 @@ store: it is given the changes, and its answers are a selection.  Main thread on
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -90,8 +90,10 @@ class _Quit(Exception):
 class Questions:
     """One conversation about groups of changes (see ``snapshots.partial.together``)."""
 
-    def __init__(self, groups: Sequence[list[Change]], *, color: bool, place: str) -> None:
-        self._files = [_file(group) for group in _worth_asking(groups)]
+    def __init__(
+        self, groups: Sequence[list[Change]], moved: Collection[bytes] = (), *, color: bool, place: str
+    ) -> None:
+        self._files = [_file(group, moved) for group in _worth_asking(groups)]
         self._color = color
         self._place = place
         self.rejected: list[Rejected] = []
@@ -321,8 +323,10 @@ def _worth_asking(groups: Sequence[list[Change]]) -> list[list[Change]]:
             or group[0].path not in full]  # fmt: skip
 
 
-def _file(group: list[Change]) -> _File:
+def _file(group: list[Change], moved: Collection[bytes]) -> _File:
     change = group[0]
+    if len(group) == 1 and change.path in moved and change.status is not Status.DELETED:
+        return _File(group, None, [_Item(WHOLE, f"{_NAMES[change.status]}, three-way, for the base has changed there")])
     if len(group) > 1:
         return _File(group, None, [_Item(WHOLE, "group of changes" if len({c.status for c in group}) > 1 else
                                          f"group of {_NAMES[change.status]}s")])  # fmt: skip

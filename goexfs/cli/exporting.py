@@ -35,8 +35,8 @@ def export_command(ref: str, form: Any, output: Path | None, author: str | None,
         raise click.UsageError("--author and --subject go with --format mbox only")
     if form == "overlayfs" and output is None:
         raise click.UsageError("--format overlayfs needs --output DIR")
-    if form in ("tar", "oci") and output is None and sys.stdout.isatty():
-        raise click.UsageError("an archive is nothing for a terminal; give --output FILE, or redirect stdout")
+    if output is None and sys.stdout.isatty():  # what is in it, byte for byte, could act there
+        raise click.UsageError("this is not for a terminal (goexfs diff is): give --output FILE, or redirect stdout")
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
         letter = None

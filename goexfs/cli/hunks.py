@@ -87,9 +87,13 @@ def hunks_chosen(
     if not (sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.UsageError("--patch asks on a terminal, and this is none; --hunks FILE takes the choice as JSON")
     from goexfs.cli.asking import Questions
+    from snapshots.errors import RunBusy
 
-    groups = [group for group in run.groups() if choose is None or all(map(choose, group))]
-    questions = Questions(groups, color=use_color(), place=home(run.base))
+    if run.state == "active":  # said before anything is asked
+        raise RunBusy(f"run {run.record.label} is mounted: unmount it before you merge it (goexfs umount {run.id})")
+    groups, moved = run.groups()
+    groups = [group for group in groups if choose is None or all(map(choose, group))]
+    questions = Questions(groups, moved, color=use_color(), place=home(run.base))
     selection = questions.ask()
     for path, part, reason in questions.rejected:
         run.reject(path, part, reason)

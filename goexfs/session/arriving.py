@@ -34,7 +34,8 @@ def make_run(
     When one is refused, or cannot be stored, nothing is left of it.  Errors: ImportRefused, BaseError, StoreError,
     RunExists, RunError for the name.
     """
-    run = store.runs.create(base=base, name=name, command=command, options={})
+    # Should this process be killed, nobody must take what there is then for all of it.
+    run = store.runs.create(base=base, name=name, command=(*command, "(interrupted)"), options={})
     try:
         with store.runs.lock(run.id), BaseTree(base) as tree:
             spool = store.runs.directory(run.id) / "spool"
@@ -45,7 +46,7 @@ def make_run(
                     _Arriving(overlay, store, run.id).all(layer)
             finally:
                 overlay.close()
-        return store.runs.update(run.id, state="kept")
+        return store.runs.update(run.id, state="kept", command=command)
     except BaseException:
         with contextlib.suppress(GoexfsError):
             store.discard(run.id)

@@ -257,16 +257,21 @@ class RunHandle(Past, Account, Activity, Onto):
 
         return [(change, parts(change)) for change in self.diff(paths)]
 
-    def groups(self) -> "list[list[Change]]":
-        """The changes, in groups that can only be merged as a whole."""
+    def groups(self) -> "tuple[list[list[Change]], set[bytes]]":
+        """The changes, in groups that can only be merged as a whole; and the paths whose hunks cannot be taken apart,
+        because the base has changed there, too.
+        """
         from snapshots.aliases import with_aliases
         from snapshots.basepaths import BasePaths
+        from snapshots.choosing import moved
         from snapshots.partial import together
         from snapshots.tree import UpperTree
 
         changes = self.diff()
-        tree = with_aliases(UpperTree(self._store.upper(self.id).load()), BasePaths(BaseTree(self.base)))
-        return together(tree.state, changes)
+        with BaseTree(self.base) as opened:
+            base = BasePaths(opened)
+            tree = with_aliases(UpperTree(self._store.upper(self.id).load()), base)
+            return together(tree.state, changes), moved(tree, changes, base)
 
     def reject(self, path: bytes, part: str | None, reason: str) -> "Rejection":
         """Say why the change at ``path`` (or a part of it, see ``hunks``) is not wanted; it stays in the run.
