@@ -77,6 +77,12 @@ def link(from_fd: int, from_name: bytes, to_fd: int, to_name: bytes) -> None:
     os.link(from_name, to_name, src_dir_fd=from_fd, dst_dir_fd=to_fd, follow_symlinks=False)
 
 
+def link_path(path: bytes, to_fd: int, to_name: bytes) -> None:
+    """One more name for a file outside of the base."""
+    step("base link", readable(to_name))
+    os.link(path, to_name, dst_dir_fd=to_fd, follow_symlinks=False)
+
+
 def unlink(dir_fd: int, name: bytes) -> None:
     """Remove a name that is no directory."""
     step("base unlink", readable(name))

@@ -23,6 +23,7 @@ from snapshots.diff import diff
 from snapshots.entries import Checkpoint, Entry, UpperState
 from snapshots.errors import BaseError, Conflict, MergeError, RunState, SelectionRefused, StoreError
 from snapshots.forks import began_ns
+from snapshots.handover import Handover
 from snapshots.mergelog import MergeLog
 from snapshots.mergerecovery import alone_in, go_through, home_of, record_merged, recover_merges
 from snapshots.names import readable
@@ -167,6 +168,8 @@ def _carry_out(
         slots = home_of(base, log, pending, plan)
         application = Application(plan, base, store.objects, pending.staging, slots)
         application.progress = progress
+        if not rest:
+            application.staging.giving = Handover(store, run.id)
         leftover = go_through(store, log, pending, application)
     return pending.number, leftover
 

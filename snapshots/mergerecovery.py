@@ -22,6 +22,7 @@ from snapshots.apply import Application
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, split
 from snapshots.errors import BaseError, GoexfsError, MergeError, RunUnknown
+from snapshots.handover import forget_given
 from snapshots.mergelog import MergeLog, MergeRecord, Pending
 from snapshots.names import readable
 from snapshots.partial import Rest, settle
@@ -80,6 +81,8 @@ def _recover(store: Store, log: MergeLog, pending: Pending) -> RecoveredMerge:
         is_there = staging.reopen()
         found = [record for record in log.records() if record.number == pending.number]
         try:
+            if found and pending.undoes is None:
+                forget_given(store, log.course(pending.number)[0])
             if is_there:
                 (home.settle if found else home.give_back)(staging)
             elif found and isinstance(home, TakenBack):
@@ -117,6 +120,7 @@ def go_through(
             )  # fmt: skip
             if pending.run_id is not None:
                 record_merged(store, pending.run_id, done.base, pending.rest)
+                forget_given(store, done.plan)
         except BaseException:
             log.unwrite(pending.number)
             raise
@@ -139,7 +143,7 @@ def record_merged(store: Store, run_id: str, base: BaseTree, rest: bytes = b"") 
     With ``rest`` a part was merged, and this drops that part from the upper; doing so twice is like doing so once.
     """
     if rest:
-        store.upper(run_id).commit(settle(msgspec.msgpack.decode(rest, type=Rest), BasePaths(base)))
+        store.upper(run_id).commit(settle(msgspec.msgpack.decode(rest, type=Rest), BasePaths(base), store.objects.exists))
         return
     try:
         store.discard(run_id, state="merged")

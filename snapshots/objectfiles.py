@@ -6,6 +6,7 @@ that no two processes do it to one name at once.  Belongs to one store, so to on
 """
 
 import os
+import stat
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -64,7 +65,11 @@ class ObjectFiles:
         return fd
 
     def equals(self, name: bytes, path: str) -> bool:
-        """Whether an object has the same bytes as another file; False if its file is gone or damaged in size."""
+        """Whether an object has the same bytes as another file.
+
+        False if its file is gone or damaged in size, and if it has not an object's mode: then it may be on its way
+        into a base (``snapshots.handover``), where it can change.
+        """
         try:
             fd = self.descriptor(name)
         except OSError:
@@ -72,7 +77,8 @@ class ObjectFiles:
         other = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             size = os.fstat(other).st_size
-            if os.fstat(fd).st_size != size:
+            st = os.fstat(fd)
+            if st.st_size != size or stat.S_IMODE(st.st_mode) != OBJECT_MODE:
                 return False
             return all(
                 os.pread(fd, _CHUNK, offset) == os.pread(other, _CHUNK, offset) for offset in range(0, size, _CHUNK)

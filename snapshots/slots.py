@@ -37,6 +37,9 @@ class Fresh:
 
     def give_back(self, staging: Staging) -> None:
         """Remove them."""
+        staging.take_back_given()
         staging.remove()
 
-    settle = give_back
+    def settle(self, staging: Staging) -> None:
+        """Remove them: nothing is kept of what went away."""
+        staging.remove()

@@ -16,6 +16,8 @@ from snapshots.basepaths import BasePaths, join, split
 from snapshots.content import BaseContent, ObjectReader, StoredContent, open_entry
 from snapshots.entries import Entry
 from snapshots.errors import BaseChanged, MergeError
+from snapshots.large import Giving
+from snapshots.layout import OBJECT_MODE
 from snapshots.names import readable
 from snapshots.plan import Make
 
@@ -53,6 +55,8 @@ class Staging:
         self._tree = base
         self._paths = BasePaths(base)
         self._objects = objects
+        self.giving: Giving | None = None
+        """where files are had that need not be copied"""
         self.tick: Callable[[int], None] = _nothing
         """told of every part of the work, in bytes or what a small file costs"""
 
@@ -157,9 +161,11 @@ class Staging:
 
     def _make_file(self, dir_fd: int, name: bytes, make: Make) -> None:
         entry = make.entry
-        fd = disk.create(dir_fd, name)
+        fd = self._open_given(dir_fd, name, entry)
         try:
-            self._write(fd, entry)
+            if fd < 0:
+                fd = disk.create(dir_fd, name)
+                self._write(fd, entry)
             st = os.fstat(fd)
             if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
                 disk.own_file(fd, entry.uid, entry.gid)
@@ -169,6 +175,42 @@ class Staging:
             disk.finish_file(fd, stat.S_IMODE(entry.mode), (entry.atime_ns, entry.mtime_ns))
         finally:
             os.close(fd)
+
+    def _open_given(self, dir_fd: int, name: bytes, entry: Entry) -> int:
+        """The file of an object, under its new name; -1 when it has to be copied."""
+        path = self.giving.path_of(entry) if self.giving is not None else None
+        if path is None or self.giving is None:
+            return -1
+        try:
+            disk.link_path(path, dir_fd, name)
+        except OSError:
+            return -1  # another filesystem, or one without links
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        os.fchmod(fd, 0o600)  # from here on nobody else takes it for an object
+        if not self.giving.is_free(entry):
+            os.fchmod(fd, OBJECT_MODE)
+            os.close(fd)
+            disk.unlink(dir_fd, name)
+            return -1
+        self.tick(entry.size)
+        return fd
+
+    def take_back_given(self) -> None:
+        """What of it is an object's file is to be one again: its owner can read it, and nobody write to it."""
+        waiting = [os.dup(self.fd)]
+        while waiting:
+            above = waiting.pop()
+            try:
+                for name, is_dir in _listing(above):
+                    st = os.stat(name, dir_fd=above, follow_symlinks=False)
+                    if is_dir and st.st_mode & stat.S_IRWXU == stat.S_IRWXU:
+                        waiting.append(disk.open_dir(above, name))
+                    elif stat.S_ISREG(st.st_mode) and st.st_nlink > 1:
+                        if st.st_uid != os.geteuid():
+                            disk.chown(above, name, os.geteuid(), os.getegid())
+                        disk.chmod(above, name, OBJECT_MODE)
+            finally:
+                os.close(above)
 
     def _write(self, fd: int, entry: Entry) -> None:
         """Copy the content; holes stay holes."""

@@ -81,4 +81,4 @@ def rebase_command(
             click.echo(f"{label} stands on {home(run.base)} as it is now already")
         else:
             click.echo(f"{label} stands on {home(run.base)} as it is now")
-            note(f"goexfs rewind {label} {before} takes it back")
+            note(f"goexfs rewind {label}@{before} takes it back")
