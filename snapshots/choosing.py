@@ -11,10 +11,10 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from snapshots.basepaths import BasePaths
+from snapshots.basepaths import BasePaths, split
 from snapshots.changes import Change
 from snapshots.content import CHUNK, same_bytes
-from snapshots.entries import Changed, Content, Entry, Extent, Identity
+from snapshots.entries import ROOT_INO, Changed, Content, Entry, Extent, Identity
 from snapshots.errors import SelectionRefused
 from snapshots.hunks import RENAME, WHOLE, Parts, chosen_content, parts
 from snapshots.names import readable
@@ -68,7 +68,7 @@ def resolve(
         entry = place.entry if place is not None else None
         if entry is None or change.after is None:
             raise SelectionRefused(f"{readable(path)} can only be merged as a whole")
-        _check_base(path, entry, base)
+        _check_base(tree, path, entry, base)
         substitutes[path] = _substitute(change, entry, found, wanted, objects, now_ns)
         independent.append(_independent(change, entry, objects))
     return Choice(chosen, substitutes, tuple(independent))
@@ -98,20 +98,30 @@ def moved(tree: UpperTree, changes: Sequence[Change], base: BasePaths) -> set[by
     places = {change.path: tree.resolve(change.path) for change in changes if change.after is not None}
     return {
         path for path, place in places.items()
-        if place is not None and place.entry is not None and _has_moved(place.entry, base)
+        if place is not None and place.entry is not None and _has_moved(tree, path, place.entry, base)
     }  # fmt: skip
 
 
-def _has_moved(entry: Entry, base: BasePaths) -> bool:
-    if entry.origin is None or entry.is_dir:
+def _has_moved(tree: UpperTree, path: bytes, entry: Entry, base: BasePaths) -> bool:
+    if entry.is_dir:
         return False
-    st = base.stat(entry.origin.path)
-    return st is None or not same_bytes(entry.origin.identity, Identity.of(st))
+    if entry.origin is not None:
+        where, then = entry.origin.path, entry.origin.identity
+    else:  # written anew, perhaps where the base has a file
+        above, name = split(path)
+        parent = tree.resolve(above)
+        ino = ROOT_INO if parent is None or parent.entry is None else parent.entry.ino
+        hidden = tree.state.hides.get(ino, {}).get(name)
+        if hidden is None:
+            return False
+        where, then = path, hidden.identity
+    st = base.stat(where)
+    return st is None or not same_bytes(then, Identity.of(st))
 
 
-def _check_base(path: bytes, entry: Entry, base: BasePaths) -> None:
+def _check_base(tree: UpperTree, path: bytes, entry: Entry, base: BasePaths) -> None:
     """Hunks are taken from the difference to the base as it is now: it must be what the run began with."""
-    if _has_moved(entry, base):
+    if _has_moved(tree, path, entry, base):
         raise SelectionRefused(
             f"{readable(path)} has changed in the base since the run changed it, so its hunks would undo that; bring"
             " the run onto the base first (goexfs rebase), or merge the file as a whole"

@@ -67,6 +67,8 @@ class _Item:
     hunk: Hunk | None = None
     wanted: bool | None = None
     by_hand: bool = False
+    moved: bool = False
+    """the base has changed there, too, so that there is nothing to choose from"""
 
 
 @dataclass
@@ -260,6 +262,9 @@ class Questions:
 
     def _show(self, file: _File, item: _Item) -> None:
         text = file.parts.text if file.parts is not None else None
+        if item.moved:
+            self._say("The base has changed there, too: it is merged three-way, as a whole.")
+            return
         if item.hunk is not None and text is not None:
             shown = b"".join(line + b"\n" for line in unified(text, item.hunk))
             for line in dressed([shown], color=self._color):
@@ -326,7 +331,7 @@ def _worth_asking(groups: Sequence[list[Change]]) -> list[list[Change]]:
 def _file(group: list[Change], moved: Collection[bytes]) -> _File:
     change = group[0]
     if len(group) == 1 and change.path in moved and change.status is not Status.DELETED:
-        return _File(group, None, [_Item(WHOLE, f"{_NAMES[change.status]}, three-way, for the base has changed there")])
+        return _File(group, None, [_Item(WHOLE, _NAMES[change.status], moved=True)])
     if len(group) > 1:
         return _File(group, None, [_Item(WHOLE, "group of changes" if len({c.status for c in group}) > 1 else
                                          f"group of {_NAMES[change.status]}s")])  # fmt: skip
