@@ -6,7 +6,7 @@ Owns how the words after ``diff`` are told apart, and the way to what lies besid
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,10 +36,10 @@ class Comparison:
     before: Point | None
     """None: the base"""
 
-    @property
-    def as_it_is(self) -> bool:
-        """Whether it is what a merge would bring."""
-        return self.before is None and self.at is None
+    def fields(self) -> dict[str, Any]:
+        """What is compared, as JSON fields; ``before`` is None for the base."""
+        before = None if self.before is None else {"run": self.before[0].id, "at": self.before[1]}
+        return {"run": self.run.id, "at": self.at, "before": before}
 
     def changes(self, paths: Sequence[bytes], *, times: bool) -> "list[Change]":
         """The changes at or below the paths, or all."""

@@ -108,7 +108,7 @@ def print_changes(compared: Comparison, changes: Sequence["Change"], style: Styl
     form = style.form or ("rich" if on_terminal() else "patch")
     colored = use_color(style.color) or style.words == "color"
     if form == "json":
-        print_json({"run": compared.run.id, "changes": summary.fields(changes), **_marks_as_json(compared, changes)})
+        print_json({**compared.fields(), "changes": summary.fields(changes), **_marks_as_json(compared, changes)})
         return
     marks: Iterable[bytes] = ()
     if form == "rich" or (on_terminal() and not style.zero):

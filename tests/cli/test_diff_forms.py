@@ -115,7 +115,10 @@ def test_two_runs_and_two_points(goexfs: Command, fresh_base: Path) -> None:
     assert goexfs("diff", "one@early", "one", "--name-status").stdout == "M\tf\n"
     assert "+more" in goexfs("diff", "one@early", "one@~0").stdout
     assert goexfs("diff", "one", "one@early", "--exit-code", "--name-status").returncode == 1
-    assert {c["path"] for c in goexfs.json("diff", "one", "two")["changes"]} == {"README", "f", "gone"}
+    document = goexfs.json("diff", "one@early", "two")
+    assert {c["path"] for c in document["changes"]} == {"README", "f", "gone"}
+    assert document["before"]["at"] == "early"
+    assert document["at"] is None
     (fresh_base / "two").write_text("a file of the name of a run\n")
     refused = goexfs("diff", "one", "two")
     assert refused.returncode == 2
