@@ -80,6 +80,8 @@ class _Arriving:
         self._seal()
 
     def _do(self, arrival: Arrival) -> None:
+        if os.geteuid() != 0:
+            arrival = _as_ours(arrival)
         if arrival.what is What.GONE:
             above = self._find(split(arrival.path)[0])
             if isinstance(above, Dir) and arrival.path:
@@ -272,6 +274,14 @@ class _Arriving:
                 self._overlay.give_back(batch)
                 raise
             self._overlay.finish(batch, stored)
+
+
+def _as_ours(arrival: Arrival) -> Arrival:
+    """What an ordinary user may have of it: a merge could set nothing else, as ``tar`` could not."""
+    xattrs = arrival.xattrs
+    if xattrs is not None:
+        xattrs = {name: value for name, value in xattrs.items() if name.startswith((b"user.", b"system.posix_acl_"))}
+    return arrival._replace(uid=None, gid=None, xattrs=xattrs)
 
 
 def _owner(arrival: Arrival) -> tuple[int, int]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -339,3 +340,32 @@ def test_the_list_of_deletions_can_be_used_by_hand(ran, area):
     subprocess.run(["tar", "-C", r.copy, "-xf", area / "out.tar"], check=True, stderr=subprocess.DEVNULL)
     subprocess.run("xargs -0 rm -rf < .goexfs-deleted && rm .goexfs-deleted", shell=True, cwd=Path(r.copy), check=True)
     assert differences(r.there, picture(r.copy, times=False)) == []
+
+
+AS_A_USER = """
+import os, pathlib, sys, tarfile
+import goexfs
+from goexfs.session import exchange
+os.chdir(os.environ["HOME"])
+base = pathlib.Path("base"); base.mkdir(); (base / "old").write_text("old"); (base / "gone").write_text("gone")
+with tarfile.open("of-root.tar", "w") as tar:
+    info = tarfile.TarInfo("new"); info.uid = info.gid = 0; info.mode = 0o4644
+    tar.addfile(info)
+with goexfs.open_store("store") as store:
+    run = exchange.import_run(store.store, "of-root.tar", base)
+    run.merge()
+    assert (base / "new").stat().st_uid == os.geteuid() != 0
+    with store.start(base, on_exit="keep") as session:
+        (session.mountpoint / "old").write_text("changed")
+        (session.mountpoint / "gone").unlink()
+        session.keep()
+    run = store.run(session.id)
+    print(exchange.export(run, "overlayfs", pathlib.Path("upper"), None))
+    again = exchange.import_run(store.store, "upper", base)
+    print([(str(c.status), c.path) for c in again.diff()])
+"""
+
+
+def test_an_ordinary_user(user):
+    done = user.run([sys.executable, "-c", AS_A_USER])
+    assert done.stdout.split("\n")[:2] == ["[]", "[('D', b'gone'), ('M', b'old')]"], done.stderr
