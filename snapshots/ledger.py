@@ -89,7 +89,7 @@ class Ledger:
             rows = self._db.all("SELECT number, length(data) FROM effects WHERE run = ?", (self.run_id,))
             if key and (same := self._with_key(key)) is not None:
                 if (same.request, same.deferred, same.undo) != (request, deferred, undo):
-                    raise EffectError(f"effect {same.number}, another one, has the key {key!r} already; choose a new one")
+                    raise EffectError(f"effect {same.number}, another, has the key {key!r} already; choose a new one")
                 if same.state is not State.DROPPED:
                     return same
                 raise EffectError(f"effect {same.number}, with the key {key!r}, was dropped; choose a new key")

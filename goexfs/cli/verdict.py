@@ -50,7 +50,9 @@ def can_ask() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
-def settle(session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None) -> Outcome:
+def settle(
+    session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None
+) -> Outcome:
     """Unmount the run and give it its verdict: the wish, or the person's answer, or ``kept``.
 
     Without changes there is nothing to decide and the run is discarded, except when keeping was asked for.  When

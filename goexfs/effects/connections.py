@@ -16,10 +16,10 @@ refers to.  Any thread.
 import os
 import string
 import tomllib
-from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from goexfs.effects.configuration import configuration_path
 from snapshots.errors import EffectError
 
 _PORTS = {"http": 80, "https": 443}
@@ -33,13 +33,6 @@ class Database(NamedTuple):
     """``sqlite`` or ``postgresql``"""
     address: str
     """a path, or what libpq takes; may hold a password: never shown"""
-
-
-def configuration_path() -> Path:
-    """``$XDG_CONFIG_HOME/goexfs/config.toml``, else the one in ``~/.config``."""
-    above = os.environ.get("XDG_CONFIG_HOME", "")
-    directory = Path(above) if os.path.isabs(above) else Path(os.path.expanduser("~")) / ".config"
-    return directory / "goexfs" / "config.toml"
 
 
 def _effects(table: str) -> dict[str, Any]:

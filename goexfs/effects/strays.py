@@ -1,7 +1,7 @@
 """Transactions that a database holds ready for effects that nobody will come back to.
 
-Owns the comparison of what the databases of the user hold with what the ledgers say.  A name is recorded before there is
-such a transaction, so every one of this store's is found.  Belongs to the thread of the store.
+Owns the comparison of what the databases of the user hold with what the ledgers say.  A name is recorded before there
+is such a transaction, so every one of this store's is found.  Belongs to the thread of the store.
 """
 
 from typing import NamedTuple

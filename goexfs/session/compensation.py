@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
-from goexfs.effects import calls, commands
-from goexfs.effects.outcome import Outcome, tail
 from goexfs.session.confinement import Confinement
 from snapshots.effects import Call, Command, Effect, State
 from snapshots.errors import EffectError, GoexfsError
 from snapshots.store import Store
 
 if TYPE_CHECKING:
+    from goexfs.effects.outcome import Outcome
     from goexfs.session.run import Session
 
 SECONDS = 600.0
@@ -44,8 +43,10 @@ class Compensator:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __call__(self, effect: Effect) -> Outcome:
+    def __call__(self, effect: Effect) -> "Outcome":
         """Run the compensation of an effect once."""
+        from goexfs.effects.outcome import Outcome
+
         try:
             if effect.trusted or self._outside:
                 return self._with_own_rights(effect)
@@ -55,7 +56,9 @@ class Compensator:
         except GoexfsError as error:
             return Outcome(State.FAILED, str(error))
 
-    def _with_own_rights(self, effect: Effect) -> Outcome:
+    def _with_own_rights(self, effect: Effect) -> "Outcome":
+        from goexfs.effects import calls, commands
+
         base = self._store.runs.get(self._run_id).base
         if isinstance(effect.undo, Call):
             return calls.run(effect.undo, effect.key, cwd=base)
@@ -63,7 +66,9 @@ class Compensator:
         place = os.path.normpath(os.path.join(base, command.cwd))
         return commands.run(command.argv, cwd=place, env=commands.environment(effect.key), seconds=SECONDS)
 
-    def _confined(self, effect: Effect) -> Outcome:
+    def _confined(self, effect: Effect) -> "Outcome":
+        from goexfs.effects.outcome import Outcome, tail
+
         command = _command(effect)
         session = self._mounted()
         wishes = _confinement(self._store, self._run_id)

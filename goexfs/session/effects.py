@@ -10,9 +10,12 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Literal, Self
 
+import msgspec
+
 from snapshots.effects import Command, Effect, Request, State
 from snapshots.errors import EffectError, EffectsPending
 from snapshots.ledger import Ledger
+from snapshots.names import readable
 from snapshots.store import Store
 
 if TYPE_CHECKING:
@@ -177,6 +180,8 @@ class RunEffects:
 
         Raises ``EffectFailed`` when something could not be undone or rolled back; whatever is recorded stays.
         """
+        if not self._ledger.effects():
+            return
         from goexfs.effects.execute import withdraw_all
 
         self._ledger.recover()
@@ -185,6 +190,8 @@ class RunEffects:
 
     def before_rewind(self, position: int, created_ns: int) -> None:
         """Undo what was done, and drop what was deferred, since a point of the run.  Raises ``EffectFailed``."""
+        if not self._ledger.effects():
+            return
         self._ledger.recover()
         due = [effect for effect in self._ledger.compensable() if recorded_after(effect, position, created_ns)]
         self._compensate(due)
@@ -192,6 +199,8 @@ class RunEffects:
 
     def take_back(self, *, outside: bool = False, tell: Tell | None = None) -> EffectList:
         """After an undo of the merge: undo what was done in the run and after the merge.  Raises ``EffectFailed``."""
+        if not self._ledger.effects():
+            return []
         from goexfs.effects.execute import withdraw_all
 
         self._ledger.recover()
@@ -225,9 +234,11 @@ def recorded_after(effect: Effect, position: int, created_ns: int) -> bool:
 
 def withdraw_after(store: Store, run_id: str, position: int, created_ns: int) -> None:
     """Drop what was deferred since a point that the run went back to.  Raises ``EffectFailed``."""
+    ledger = Ledger(store, run_id)
+    if not ledger.effects():
+        return
     from goexfs.effects.execute import withdraw_all
 
-    ledger = Ledger(store, run_id)
     withdraw_all(
         ledger, "the run was rewound to before it", after=lambda effect: recorded_after(effect, position, created_ns)
     )
@@ -241,7 +252,16 @@ def must_stay(store: Store, run_id: str) -> bool:
 
 def carried_canary(record: "Run", effect: Effect) -> str | None:
     """Why an effect must not leave the machine; None when it may.  The one place where effects are looked through."""
-    return None
+    from goexfs.session.policing import find_canary
+
+    request = effect.request
+    pieces = [msgspec.msgpack.encode(request), effect.key.encode()]
+    if isinstance(request, Command):
+        pieces.append(b" ".join(request.argv))
+    canary = find_canary(record, *pieces)
+    if canary is None:
+        return None
+    return f"it carries the canary {readable(canary.path)}, which nobody had a reason to read"
 
 
 def _request(what: What) -> Request:

@@ -87,7 +87,8 @@ class Listening:
         try:
             question = decode(line, Question)
             if question.verb == "attend":
-                return await self._questions.attend(connection)
+                await self._questions.attend(connection)
+                return
             act: dict[str, Callable[[Question], Awaitable[Answer]]] = {
                 "ping": self._ping, "status": self._status, "seal": self._seal, "stop": self._stop,
                 "rewind": self._rewind, "limit": self._limit,

@@ -233,7 +233,7 @@ class Session(RunHandle):
 
 def _own_configuration() -> tuple[bytes, ...]:
     """Where the user says how databases and servers are reached: not for a run to read."""
-    from goexfs.effects.connections import configuration_path
+    from goexfs.effects.configuration import configuration_path
 
     place = os.path.realpath(os.fsencode(configuration_path().parent))
     return (place,) if os.path.isdir(place) else ()

@@ -29,7 +29,7 @@ def terminal_restored() -> Iterator[None]:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """Have the terminal for a question: who is in its foreground is stopped, the modes are plain; then all is as it was."""
+    """Have the terminal for a question: its foreground group is stopped, its modes are plain; then all is as before."""
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # this is done from the background
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,35 @@ def test_run_discard_undoes(you):
     assert out.count("undone") == 0
     assert you.said() == ["did", "undone"]
     assert you.goexfs.json("ls", "--all")["runs"] == []
+
+
+def test_a_session_that_dies_leaves_effects_to_decide_about(you):
+    """The run was to leave nothing: what it recorded is not thrown away with it."""
+    script = INSIDE + "g effect defer -- true; touch ready; sleep 60"
+    popen = you.goexfs.start("run", "--name", "dying", "--discard", "--", "sh", "-ec", script, cwd=you.base)
+    wait_for(lambda: you.goexfs("effects", "dying", status=None).stdout)
+    popen.kill()
+    popen.communicate()
+    wait_for(lambda: you.goexfs.json("show", "dying")["state"] == "kept")
+    assert you.states("dying") == ["planned"]
+    you("discard", "dying")
+
+
+def wait_for(true) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_canary_does_not_leave(you, web):
+    """What carries a fake secret is not sent, and the merge says so."""
+    out = you("run", "--keep", "--canary", "secret.txt", "--", "sh", "-ec",
+              INSIDE + f"g effect defer --http POST {web.url} --data @secret.txt; rm -f x")  # fmt: skip
+    assert "1 effect" in out
+    out = you("merge", "@", "--effects", "run", status=None)
+    assert "canary" in out
+    assert web.requests == []
 
 
 def test_http_and_sql_and_documents(you, web, tmp_path):
