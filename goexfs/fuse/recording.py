@@ -7,6 +7,8 @@ Threading: the event loop's thread.
 """
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from snapshots.journal import Change, JournalWriter, Process, Read
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
+EXECUTABLE_S = 0.02
+"""How long the name of a program is waited for while it is being executed."""
 KNOWN_LIMIT = 4096
 COMMAND_LIMIT = 4096
 """Bytes of a command line that are recorded."""
@@ -38,6 +42,7 @@ class Recording:
         self._unsynced = Unsynced(directory, directory.parent / "spool")
         self._numbers: dict[_Key, int] = {}
         """of processes that the current segment describes (J5)"""
+        self._programs = _Programs()
         self._recent: dict[int, tuple[int, float, bytes]] = {}
         self._described: dict[int, Process] = {}
         """by number, those of former segments too: who has a file open stays responsible for what it writes"""
@@ -66,7 +71,9 @@ class Recording:
 
     def executes(self, pid: int) -> None:
         """A process is about to become another program."""
-        self._recent.pop(pid, None)
+        if (recent := self._recent.get(pid)) is not None:
+            self._recent[pid] = (recent[0], 0.0, recent[2])  # to be looked up again
+        self._programs.executes(pid)
 
     def number_of(self, pid: int) -> int:
         """The number of a process in the journal, which is the number of the record that describes it;
@@ -77,7 +84,9 @@ class Recording:
             return 0  # the kernel itself, or a process in a namespace that we do not see into
         recent = self._recent.get(pid)
         now = time.monotonic()
-        executable = _executable(pid)
+        executable = self._programs.read(pid)
+        if executable is None:  # it becomes another program at this moment: what it does, the old one has left to do
+            return recent[0] if recent is not None else 0
         if recent is not None and now < recent[1] and recent[2] == executable:
             return recent[0]
         number = self._look_up(pid, ANCESTORS)
@@ -87,14 +96,14 @@ class Recording:
         return number
 
     def _look_up(self, pid: int, depth: int) -> int:
-        if pid <= 0 or depth == 0:
+        if pid <= 0 or depth == 0 or (executable := self._programs.read(pid)) is None:
             return 0
         try:
             pid = _process_of(pid)
             parent, started = _parent_and_start(pid)
         except (OSError, ValueError, IndexError):
             return 0
-        executable, command = _executable(pid), _command(pid)
+        command = _command(pid)
         key = (pid, started, executable, command)  # exec(2) makes another program of the same process
         known = self._numbers.get(key)
         if known is not None:
@@ -166,6 +175,49 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[1]), int(fields[19])
+
+
+class _Programs:
+    """Reads which program a process executes, without ever waiting for the process.
+
+    The kernel (6.18 does) holds back what /proc says of a process until an execve(2) that goes on is over, and that
+    closes files, so it may be waiting for an answer of this filesystem: asked on the event loop, it would be the end of
+    both.  So of a process that has opened a program in the mount to execute it, a thread asks, for a short time.
+    """
+
+    def __init__(self) -> None:
+        self._executing: set[int] = set()
+        self._asked: queue.SimpleQueue[tuple[int, queue.SimpleQueue[bytes]]] | None = None
+
+    def executes(self, pid: int) -> None:
+        """A process is about to execute something of the mount."""
+        if len(self._executing) >= KNOWN_LIMIT:
+            self._executing.clear()  # of processes long gone
+        self._executing.add(pid)
+
+    def read(self, pid: int) -> bytes | None:
+        """The path of the program, empty when it may not be known; None while the process must not be asked about."""
+        if pid not in self._executing:
+            return _executable(pid)
+        answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        if self._asked is None:
+            self._asked = queue.SimpleQueue()
+            threading.Thread(target=self._run, args=(self._asked,), name="goexfs-exe", daemon=True).start()
+        self._asked.put((pid, answer))
+        try:
+            found = answer.get(timeout=EXECUTABLE_S)
+            self._executing.discard(pid)
+            return found
+        except queue.Empty:
+            self._asked = None  # that thread goes when it is let go; the next question has another
+            return None
+
+    def _run(self, asked: "queue.SimpleQueue[tuple[int, queue.SimpleQueue[bytes]]]") -> None:
+        while True:
+            pid, answer = asked.get()
+            answer.put(_executable(pid))
+            if self._asked is not asked:
+                return
 
 
 def _executable(pid: int) -> bytes:

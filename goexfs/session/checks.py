@@ -48,6 +48,13 @@ def same_base(run: Run) -> None:
         )
 
 
+def left_alone(base: bytes) -> frozenset[bytes]:
+    """What of a base, relative to it, is neither watched nor searched, though it can be seen in the mount: with ``/``
+    as the base, what the kernel makes up and what is only for now.  The sandbox has its own in these places.
+    """
+    return frozenset({b"proc", b"sys", b"dev", b"run", b"tmp", b"var/tmp"} if base == b"/" else ())
+
+
 def hidden_places(base: bytes, store: bytes, mountpoint: bytes | None, *, allow_nested: bool) -> tuple[bytes, ...]:
     """What of goexfs's own lies inside the base, relative to it: to be hidden from the run.
 
