@@ -1,10 +1,7 @@
 """The merged view: which node a name leads to.
 
-Owns the table of nodes, their inode numbers, and how base inodes become nodes and are forgotten again.  Knows no open
+Owns how base inodes become nodes and are forgotten again; the table they are in is `table`.  Knows no open
 files and changes nothing that a run would keep.  Event-loop thread only.
-
-Inode numbers are the base's own.  A base inode gets a number from the high range instead when its own is taken or
-misleading: it is on another device, it is number 1, or the number belongs to a node that the base has since replaced.
 """
 
 import errno
@@ -20,8 +17,9 @@ from goexfs.overlay.guard import Guard
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.meter import Meter, held
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
+from goexfs.overlay.table import NodeTable
 from snapshots.base import BaseDir, BaseTree
-from snapshots.entries import FIRST_NEW_INO, ROOT_INO
+from snapshots.entries import ROOT_INO
 
 NAME_MAX = 255
 
@@ -31,7 +29,7 @@ def error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 
 
-class View:
+class View(NodeTable):
     """All nodes of one run.
 
     *hidden* are paths below the base that the run must not see and the view must not touch (the store, the
@@ -42,6 +40,7 @@ class View:
         self, base: BaseTree, objects: ObjectReader, spool: Path, *, hidden: frozenset[bytes], next_ino: int,
         guard: Guard | None = None,
     ) -> None:  # fmt: skip
+        super().__init__(base.dev, next_ino)
         self.base = base
         self.objects = objects
         self.spool = spool
@@ -53,18 +52,12 @@ class View:
         self.changes = Changes(self._complete)
         self.base_watched = False
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
-        self.next_ino = next_ino
-        self.nodes: dict[int, Node] = {}
         self.partial: set[File] = set()
         """partly copied files, which still need their base files"""
         self.elsewhere = False
         """whether a base file may be loaded under another name than the base's: a hard link, or moved"""
         self.orphans: set[File] = set()
         """files that lost their last name and are still open, or known to the kernel"""
-        self._aliases: dict[tuple[int, int], Node] = {}
-        """base inodes whose node does not bear their number"""
-        self._numbers: dict[tuple[int, int], int] = {}
-        """numbers once given to inodes of other devices, so that they stay the same"""
         self._dirs: dict[bytes, Dir] = {}
         """loaded directories by the path of their base"""
         self._hidden: dict[bytes, set[bytes]] = {}
@@ -123,44 +116,6 @@ class View:
         For what happens outside of requests.  (A base that may be slow is not asked then either.)
         """
         return self.base.directly() if isinstance(self.base, LocalBaseTree) else nullcontext()
-
-    # -- inode numbers
-
-    def new_number(self) -> int:
-        """A number that no node of this run ever had."""
-        self.next_ino += 1
-        return self.next_ino - 1
-
-    def of_base(self, dev: int, ino: int) -> Node | None:
-        """The node of a base inode, if it is loaded."""
-        node = self.nodes.get(ino) if dev == self.base.dev else None
-        if node is not None and node.base_ino == ino and node.dev == dev and (dev, ino) not in self._aliases:
-            return node
-        return self._aliases.get((dev, ino))
-
-    def _number_for(self, st: os.stat_result) -> int:
-        ino = st.st_ino
-        if st.st_dev == self.base.dev and ROOT_INO < ino < FIRST_NEW_INO and ino not in self.nodes:
-            return ino
-        if st.st_dev == self.base.dev:
-            return self.new_number()
-        number = self._numbers.get((st.st_dev, ino))
-        if number is None or number in self.nodes:
-            number = self._numbers[(st.st_dev, ino)] = self.new_number()
-        return number
-
-    def register(self, node: Node) -> None:
-        """Enter a node into the tables."""
-        self.nodes[node.ino] = node
-        if node.dev and (node.ino != node.base_ino or node.dev != self.base.dev):
-            self._aliases[(node.dev, node.base_ino)] = node
-        elif node.dev:
-            self._aliases.pop((node.dev, node.base_ino), None)
-
-    def forget_alias(self, node: Node) -> None:
-        """The base inode of *node* is no longer to be taken for it."""
-        if self._aliases.get((node.dev, node.base_ino)) is node:
-            del self._aliases[(node.dev, node.base_ino)]
 
     def unregister(self, node: Node) -> None:
         """Take a node out of the tables; its files are closed, its spool is removed."""
