@@ -83,16 +83,20 @@ def _lines(change: Change, found: Parts, part: str | None) -> tuple[bytes, ...]:
     return tuple(line for hunk in chosen for line in unified(found.text, hunk))
 
 
-def as_json(rejections: Sequence[Rejection], changes: Sequence[Change] = ()) -> list[dict[str, Any]]:
-    """Rejections as JSON values; ``still_there`` says whether the run has the change as it was rejected."""
-    ids = {change.path: parts(change) for change in changes}
-    fields = []
+def as_json(rejections: Sequence[Rejection], changes: Sequence[Change] | None = None) -> list[dict[str, Any]]:
+    """Rejections as JSON values; with all changes of the run, ``still_there`` says whether it has what was rejected."""
+    rejected = {each.path for each in rejections}
+    ids = {change.path: parts(change) for change in changes or () if change.path in rejected}
+    listed = []
     for each in rejections:
-        found = ids.get(each.path)
-        known = () if found is None else (None, *found.ids, *(hunk.id for hunk in found.smaller))
-        fields.append({
+        fields = {
             "number": each.number, **text_fields("path", each.path), "status": each.status, "part": each.part,
             "reason": each.reason, "lines": [line.decode("utf-8", "backslashreplace") for line in each.lines],
-            "made_ns": each.made_ns, "still_there": each.part in known,
-        })  # fmt: skip
-    return fields
+            "made_ns": each.made_ns,
+        }  # fmt: skip
+        if changes is not None:
+            found = ids.get(each.path)
+            known = () if found is None else (None, *found.ids, *(hunk.id for hunk in found.smaller))
+            fields["still_there"] = each.part in known
+        listed.append(fields)
+    return listed

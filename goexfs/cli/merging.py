@@ -62,6 +62,8 @@ def merge_command(
     from goexfs.secondlook import second_look
     from snapshots.errors import Conflict
 
+    if interactive and as_json:
+        raise click.UsageError("--patch asks where --json would print; --hunks FILE takes the choice as JSON")
     with goexfs.open_store(create=False) as store, ExitStack() as ends:
         run, at = store.point(ref)
         if at is not None:
@@ -85,6 +87,8 @@ def merge_command(
         hunks = hunks_chosen(run, choose, interactive, listed)
         if hunks is not None and not hunks:
             note("nothing was chosen; nothing was merged")
+            if as_json:
+                print_json({**merge_fields(run, (), dry_run=dry_run), "merged": False})
             return
         changes = [change for change in run.diff() if choose is None or choose(change)]
         if hunks is not None:

@@ -212,10 +212,9 @@ def after_rewind(store: Store, run_id: str, asked: Asked) -> Told:
 
 
 def _rejected(store: Store, run_id: str, asked: Asked) -> Told:
-    from snapshots.rejections import Rejections
+    from snapshots.rejections import Rejections, as_json
 
-    found = Rejections(store, run_id).list()
-    return Told(text=msgspec.json.encode(found))
+    return Told(text=msgspec.json.encode(as_json(Rejections(store, run_id).list())))
 
 
 ACTS: dict[Verb, Act] = {
