@@ -153,8 +153,7 @@ class Adapter(pyfuse3.Operations):
     def getattr(self, ino: int, ctx: RequestContext) -> EntryAttributes:
         node = self._node(ino)
         if not self.faces.watched and not isinstance(node, File):
-            # A changed file becomes another inode at its next lookup: the kernel would not believe a new size of this
-            # one.
+            # A changed file becomes another inode at its next lookup: the kernel would not believe a new size.
             self._overlay.refresh(node)
         return self._face(node)
 
@@ -164,12 +163,10 @@ class Adapter(pyfuse3.Operations):
     ) -> EntryAttributes:
         node = self._changed_by(ctx, ino)
         mode = attr.st_mode if fields.update_mode else None
-        uid = attr.st_uid if fields.update_uid else None
         gid = attr.st_gid if fields.update_gid else None
         # chown(path, -1, -1) changes nothing but the ctime, and yet is a change of owner.
         of_owner = not (fields.update_mode or fields.update_size or fields.update_atime or fields.update_mtime)
-        if of_owner and uid is gid is None:
-            uid = node.uid
+        uid = attr.st_uid if fields.update_uid else node.uid if of_owner and gid is None else None
         if of_owner and node.mode & _SUID_SGID and isinstance(node, File):
             # HANDLE_KILLPRIV leaves this to us: a change of owner takes the privileges away, whoever makes it.
             if ctx.uid not in (0, node.uid):

@@ -104,7 +104,7 @@ def test_a_directory_is_renamed(ground: Ground, rename: str) -> None:
 
 def work(top: Path, worker: int, steps: int) -> None:
     """What one of many programs does: in a directory of its own, and in one that all share."""
-    source = random.Random(worker)
+    source, other = random.Random(worker), random.Random(-worker)  # what is drawn for the first depends on nobody else
     shared = top / "shared"
     for step in range(steps):
         own = top / f"{worker}" / f"{source.randrange(12)}"
@@ -114,9 +114,9 @@ def work(top: Path, worker: int, steps: int) -> None:
             except OSError:
                 pass
         try:
-            (shared / f"{source.randrange(20)}").write_text(f"{worker} {step}")
-            os.rename(shared / f"{source.randrange(20)}", shared / f"{source.randrange(20)}")
-            (shared / f"{source.randrange(20)}").unlink()
+            (shared / f"{other.randrange(20)}").write_text(f"{worker} {step}")
+            os.rename(shared / f"{other.randrange(20)}", shared / f"{other.randrange(20)}")
+            (shared / f"{other.randrange(20)}").unlink()
             os.listdir(shared)
         except OSError:
             pass

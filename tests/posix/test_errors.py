@@ -121,9 +121,9 @@ TICK_S = 0.012
 """The clock that files are stamped with moves on in this time."""
 
 
-def times(path: str) -> tuple[int, int] | None:
+def times(path: str, *, follow: bool = False) -> tuple[int, int] | None:
     try:
-        st = os.lstat(path)
+        st = os.stat(path, follow_symlinks=follow)
     except OSError:
         return None
     return st.st_mtime_ns, st.st_ctime_ns
@@ -131,7 +131,7 @@ def times(path: str) -> tuple[int, int] | None:
 
 def look(path: str) -> list[tuple[int, int] | None]:
     above = os.path.dirname(path.rstrip("/")) or "."
-    return [times(path), times(above), times("source"), times("source dir"), times(".")]
+    return [times(path), times(path, follow=True), times(above), times("source"), times("source dir"), times(".")]
 
 
 def meet(call: Callable[[str], Any], name: str) -> list[Any]:
