@@ -6,6 +6,7 @@ from pathlib import Path
 
 from goexfs.overlay import Invalidation, Node, Overlay, store_batch
 from goexfs.overlay.guard import Guard
+from goexfs.overlay.meter import Meter
 from goexfs.policy.rules import Policy
 from snapshots.base import BaseTree
 from snapshots.store import Store
@@ -24,6 +25,7 @@ class Scene:
         tree: Callable[[bytes], BaseTree] = BaseTree,
         hidden: frozenset[bytes] = frozenset(),
         policy: Policy | None = None,
+        meter: Callable[[], Meter | None] = lambda: None,
     ) -> None:
         self.base = area / "base"
         self.base.mkdir(exist_ok=True)
@@ -31,7 +33,7 @@ class Scene:
         self.run = store.runs.create(base=os.fsencode(self.base), name=None, command=(), options={}).id
         self.spool = store.runs.directory(self.run) / "spool"
         self._make_tree, self._watched, self._hidden = tree, watched, hidden
-        self._policy = policy
+        self._policy, self._meter = policy, meter
         self.reopen()
 
     def reopen(self) -> None:
@@ -40,7 +42,7 @@ class Scene:
         state = self.store.upper(self.run).load()
         guard = None if self._policy is None else Guard(self._policy, os.fsencode(self.base), untouchable=self._hidden)
         self.overlay = Overlay(
-            self.tree, state, self.store.objects, self.spool, hidden=self._hidden, guard=guard
+            self.tree, state, self.store.objects, self.spool, hidden=self._hidden, guard=guard, meter=self._meter(),
         )
         self.mount = Mount(self.overlay, watched=self._watched)
 
