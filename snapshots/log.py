@@ -213,6 +213,10 @@ class Authors:
                 if path not in self._at and path not in self._gone:
                     self._gone[path] = event
 
+    def knows(self, path: bytes) -> bool:
+        """Whether a path is there because of some event, not only was."""
+        return path in self._at
+
     def paths(self) -> Iterator[bytes]:
         """Every path that is, or was, the subject of an event."""
         yield from self._at
@@ -225,6 +229,10 @@ class Authors:
             return self._of.get(ino, [])
         gone = self._gone.get(path)
         return [] if gone is None else [gone]
+
+    def events_of(self, ino: int) -> list[Event]:
+        """The events that made a node what it is, or was last; its deletion is none of them."""
+        return self._of.get(ino, [])
 
     def last(self, path: bytes) -> Author | None:
         """Who wrote a path last; None when nothing is known of it."""

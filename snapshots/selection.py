@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from snapshots.basepaths import join
 from snapshots.entries import ROOT_INO, WHITEOUT, UpperState
 from snapshots.errors import RunError
 from snapshots.names import readable
@@ -81,13 +82,34 @@ class _Selection:
         wanted = self._target.links.get(parent, {}).get(name)
         if self._is_the_same(parent, name, wanted):
             return
+        above_now, more = self._entries.get(parent), self._directories_more(parent, name, wanted, here)
         self._drop(parent, name)
         if wanted == WHITEOUT:
             self._links.setdefault(parent, {})[name] = WHITEOUT
             self._hide(parent, parent, name)
         elif wanted is not None:
             self._bring_back(parent, name, wanted)
+        if above_now is not None and parent in self._entries:
+            self._entries[parent] = msgspec.structs.replace(self._entries[parent], nlink=above_now.nlink)
+            self._count_directory(parent, more)
         self._touch(parent)
+
+    def _directories_more(self, parent: int, name: bytes, wanted: int | None, here: Place | None) -> int:
+        """How many directories more there are at a name then than now; what shows of the base counts, too."""
+        now = self._links.get(parent, {}).get(name)
+        sides = [
+            (now, self._entries.get(now or 0), self._hides.get(parent, {}).get(name)),
+            (wanted, self._target.entries.get(wanted or 0), self._target.hides.get(parent, {}).get(name)),
+        ]
+        lower = here.lower if here is not None else None
+        natural = None if lower is None else join(lower, name)
+        below = natural is not None and any(
+            (hidden is not None and stat.S_ISDIR(hidden.identity.mode))
+            or (entry is not None and entry.is_dir and entry.origin is not None and entry.origin.path == natural)
+            for _, entry, hidden in sides
+        )
+        shown = [below if ino is None else entry is not None and entry.is_dir for ino, entry, _ in sides]
+        return shown[1] - shown[0]
 
     def _touch(self, directory: int) -> None:
         entry = self._entries.get(directory)

@@ -39,7 +39,7 @@ class Left(msgspec.Struct, frozen=True):
 def take_back(
     log: Log, pattern: str, state: UpperState, paths: tuple[bytes, ...] = ()
 ) -> tuple[tuple[Back, ...], tuple[Left, ...]]:
-    """What has to go back where, of what is at or below ``paths``; and what is left as it is.
+    """What has to go back where, in this order, of what is at or below ``paths``; and what is left as it is.
 
     The log of the run itself: what a fork had from its parent is nobody's here.
     """
@@ -96,14 +96,16 @@ class _Work:
         return {path: number for path, number in first.items() if path not in since}, left
 
     def _events(self, path: bytes) -> list[Event]:
-        """What made a path what it is; of one that is gone, also what was there before."""
+        """What made a path what it is; of one that they removed, also what made it what it was."""
         events = self._authors.events(path)
         gone = events[0] if len(events) == 1 else None
-        if gone is None or not (gone.op == UNLINK or gone.old_path == path):
+        if gone is None or not (gone.op == UNLINK or gone.old_path == path) or not self._is_theirs(gone):
             return events
-        return [*(event for event in self._of_name[path] if event.ino == gone.ino and event is not gone), gone]
+        return [*(event for event in self._authors.events_of(gone.ino) if event is not gone), gone]
 
     def _is_bases(self, path: bytes) -> bool:
+        if not self._authors.knows(path):
+            return False  # it is gone, and so it should stay, or come back
         place = self._tree.resolve(path)
         return place is not None and place.entry is None and place.base == path
 
@@ -145,7 +147,8 @@ class _Work:
             if not groups or self._happened((path, *directories_above(path)), groups[-1][0], first[path], path):
                 groups.append((first[path], []))
             groups[-1][1].append(path)
-        return tuple(Back(position, tuple(sorted(paths))) for position, paths in groups)
+        # The latest first: what a directory brings back with it may have to go back further.
+        return tuple(Back(position, tuple(sorted(paths))) for position, paths in reversed(groups))
 
     def _happened(self, names: Iterable[bytes], begin: int, end: int, path: bytes) -> bool:
         """Whether something was done to a path, or by others to a directory above it, between two records."""

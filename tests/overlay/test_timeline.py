@@ -1,7 +1,6 @@
 """Every record of a run's past can be gone back to, long after: J7 of docs/format.md for what is looked at later."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,11 @@ STEPS = 60
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in ((files_module, "INLINE_LIMIT"), (files_module, "COPY_WHOLE_LIMIT"),
                          (content_module, "COPY_WHOLE_LIMIT")):  # fmt: skip
         monkeypatch.setattr(module, name, getattr(module, name))
     small_limits()
-    yield
 
 
 def without_bytes(seen: Picture, lost: dict[int, bytes]) -> Picture:
