@@ -10,13 +10,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from snapshots import findings
+from snapshots import effects, findings
 from snapshots.entries import FIRST_NEW_INO, INLINE_LIMIT, ROOT_INO, WHITEOUT, Content, Extent, Link
 from snapshots.errors import ObjectMissing
 from snapshots.findings import Kind
 from snapshots.fsck import fsck
 from snapshots.gc import gc
 from snapshots.history import History
+from snapshots.ledger import Ledger
 from snapshots.store import Store
 from tests.store.uppers import checkpoint, entry, read_back, save, whole
 
@@ -354,6 +355,35 @@ def test_a_snapshot_of_what_never_was(store, run) -> None:
     assert (finding.kind, finding.what) == (Kind.HISTORY, f"run {run.id} snapshot ahead")
     assert fsck(store, repair=True).clean
     assert History(store, run.id).snapshots() == []
+
+
+def deferred(store, run):
+    return Ledger(store, run.id).add(effects.Command((b"true",)), deferred=True)
+
+
+def test_an_effect_of_no_run(store, run) -> None:
+    deferred(store, run)
+    damage(store, "UPDATE effects SET run = 'nobody'")
+    check_and_repair(store, (Kind.EFFECT, "run nobody effect 1"))
+
+
+def test_an_effect_whose_doer_died(store, run, store_path) -> None:
+    effect = deferred(store, run)
+    with Store.open(store_path) as other:
+        Ledger(other, run.id).begin(effect.number)
+        assert found(store) == []  # alive
+    check_and_repair(store, (Kind.EFFECT, f"run {run.id} effect 1"))
+    assert Ledger(store, run.id).get(1).state is effects.State.UNKNOWN
+    Ledger(store, run.id).drop(1, "")
+
+
+def test_an_effect_that_cannot_be_read(store, run) -> None:
+    deferred(store, run)
+    ((good,),) = store.database.all("SELECT data FROM effects")
+    damage(store, "UPDATE effects SET data = ?", (b"\xff",))
+    for repair in (False, True):
+        assert found(store, repair=repair) == [(Kind.EFFECT, f"run {run.id} effect 1", False)]
+    damage(store, "UPDATE effects SET data = ?", (good,))
 
 
 def test_every_kind_has_its_test():
