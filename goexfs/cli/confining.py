@@ -1,4 +1,4 @@
-"""The options that say what a command may do: ``--rw``, ``--ro``, ``--cow``, ``--net``, ``--env``, ``--preset`` and others.
+"""The options that say what a command may do: ``--rw``, ``--ro``, ``--cow``, ``--net``, ``--env``, ``--preset``, ….
 
 Owns the options, and putting presets and options together.  What they mean is the session's.  Main thread only.
 """
@@ -25,6 +25,8 @@ class Confined(NamedTuple):
     confinement: "Confinement"
     bases: tuple[bytes, ...]
     """further bases"""
+    usual_bases: tuple[bytes, ...]
+    """those of presets: not wanted where they are in a base already"""
 
 
 def _list_presets(ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -36,7 +38,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, names: tuple[str,
     rows = [(printable(name), printable(preset.description), home(os.fsencode(file)))
             for name, file, preset in presets.available()]  # fmt: skip
     print_table(("PRESET", "ABOUT", "FILE"), rows, shrink=("ABOUT",))
-    ctx.exit()
+    raise click.exceptions.Exit(0)
 
 
 _OPTIONS: Sequence[Callable[[Any], Any]] = (
@@ -100,11 +102,11 @@ def confined(
     own = Confinement.of(
         rw=rw, ro=ro, net=net or "host", env=env, user_namespaces=allow_userns, processes=limit_processes
     )
-    bases = tuple(dict.fromkeys([*(base for each in chosen for base in each.bases), *cow]))
     merged = wishes.and_also(own)
     if net == "host" and merged.net != own.net:
         raise click.UsageError("--net host takes back what a preset confines; leave the preset or the option out")
-    return Confined(merged, () if no_sandbox else bases)
+    usual = () if no_sandbox else tuple(dict.fromkeys(base for each in chosen for base in each.bases))
+    return Confined(merged, cow, usual)
 
 
 def say_what_is_withheld(session: "Session", confinement: "Confinement") -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from goexfs.cli import parts
 from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
 from goexfs.cli.effect import allow, effects_option
 from goexfs.cli.output import home, note, print_json
@@ -82,19 +83,30 @@ def run_command(
     )
     if beginning["ref"] is None:
         _check_places(beginning["base"] or b".", None, beginning["allow_nested"])
-    with goexfs.open_store() as store, _session(store, command, wish, **beginning) as session:
+    if limits.bases and beginning["ref"] is not None:
+        raise click.UsageError("--run goes on with one run: --cow cannot be given with it")
+    own = beginning["base"] or b"."
+    further = parts.further_bases(own, limits.bases, limits.usual_bases) if beginning["ref"] is None else []
+    with (
+        goexfs.open_store() as store,
+        _session(store, command, wish, **beginning) as session,
+        parts.beginning(store, session, further, command, wish) as others,
+    ):
         say_what_is_hidden(session)
         if not no_sandbox:
             say_what_is_withheld(session, limits.confinement)
         with telling_what_waits(session):
             ended = session.exec(
                 command, sandbox=not no_sandbox, confinement=limits.confinement,
-                ask=allow if verdict.can_ask() else None,
+                ask=allow if verdict.can_ask() else None, parts=others,
             )
         say_who_read_canaries(session)
-        outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects)
+        wish, alone = parts.review(others, wish)
+        outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects, alone=alone)
+        followed = parts.settle(others, ended, outcome)
         if as_json:
-            print_json(verdict.outcome_fields(session, outcome))
+            more = {"parts": parts.fields(others, followed)} if others else {}
+            print_json({**verdict.outcome_fields(session, outcome), **more})
     ctx.exit(outcome.exit_status)
 
 

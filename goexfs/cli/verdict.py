@@ -51,13 +51,14 @@ def can_ask() -> bool:
 
 
 def settle(
-    session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None
-) -> Outcome:
+    session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None,
+    alone: bool = True,
+) -> Outcome:  # fmt: skip
     """Unmount the run and give it its verdict: the wish, or the person's answer, or ``kept``.
 
     Without changes there is nothing to decide and the run is discarded, except when keeping was asked for.  When
     goexfs was told to end (SIGTERM, SIGHUP) nobody is asked and nothing is merged.  ``effects`` is what becomes of the
-    pending ones when it is merged, see ``effect.decide``.
+    pending ones when it is merged, see ``effect.decide``.  Not ``alone``: it has other parts, which may have changes.
     """
     status = ended.returncode
     if wish == "discard":
@@ -78,12 +79,13 @@ def settle(
     from goexfs.secondlook import second_look  # not for a run that is discarded: nothing is to slow that down
 
     look = second_look(changes, session.base)
-    return replace(_settled(session, wish, ended, changes, look, crashed=crashed, effects=effects), look=look)
+    outcome = _settled(session, wish, ended, changes, look, crashed=crashed, effects=effects, alone=alone)
+    return replace(outcome, look=look)
 
 
 def _settled(
     session: "Session", wish: str | None, ended: "Completed", changes: "Sequence[Change]", look: "SecondLook", *,
-    crashed: bool, effects: str | None,
+    crashed: bool, effects: str | None, alone: bool,
 ) -> Outcome:  # fmt: skip
     """The verdict on a run that is unmounted and kept."""
     status = ended.returncode
@@ -93,7 +95,7 @@ def _settled(
     if wish == "keep":
         show(session, changes, look)
         return _kept(session, status, changes)
-    if not changes and not session.effects.are_undecided:
+    if not changes and alone and not session.effects.are_undecided:
         session.discard()
         note("nothing changed; the run is discarded")
         return Outcome("discarded", status, changes)
@@ -119,6 +121,30 @@ def show(run: "RunHandle", changes: "Sequence[Change]", look: "SecondLook") -> N
         from goexfs.cli import effect
 
         effect.show(run, run.effects.list())
+
+
+def show_part(part: "RunHandle", changes: "Sequence[Change]") -> None:
+    """The bounded summary of a further base."""
+    from goexfs.secondlook import second_look
+
+    note(f"in {home(part.base)}:")
+    show(part, changes, second_look(changes, part.base))
+
+
+def follow(part: "RunHandle", ended: "Completed", verdict: str) -> Outcome:
+    """Give a part, which is unmounted or to be discarded, the verdict of the run that it belongs to."""
+    status = ended.returncode
+    if verdict == "discarded":
+        part.discard(forget=True)
+        return Outcome("discarded", status, None)
+    changes = part.diff()
+    if not changes:
+        part.discard(forget=True)
+        return Outcome("discarded", status, changes)
+    if verdict == "merged":
+        return _merged(part, status, changes)
+    note(f"kept {part.record.label}, too: what it changed in {home(part.base)}")
+    return Outcome("kept", status, changes)
 
 
 def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:

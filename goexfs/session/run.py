@@ -20,7 +20,7 @@ from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
 from goexfs.session.questions import Asker
-from goexfs.session.sandbox import Sandbox
+from goexfs.session.sandbox import Part, Sandbox
 from goexfs.session.variables import agent_socket, divide, for_command
 from goexfs.session.view import HOST, find_command, is_inside
 from snapshots.runs import Run
@@ -104,13 +104,15 @@ class Session(RunHandle):
         sandbox: bool = True,
         confinement: Confinement | None = None,
         ask: "Callable[[Effect], bool] | None" = None,
+        parts: "Sequence[Session]" = (),
     ) -> Completed:
         """Run a command in the run, to its end; nothing that it started is left when this returns.
 
         ``cwd`` (default: the current directory) is where it works if that is in the base, else it works in the base;
         ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``; without it the command gets the
         caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
-        is what it may do (see ``goexfs.Confinement``).  Without ``sandbox`` it works in the mount, unconfined.
+        is what it may do (see ``goexfs.Confinement``).  ``parts`` are runs over other bases that it has at their places,
+        too; only in the sandbox.  Without ``sandbox`` it works in the mount, unconfined.
         ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
         is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later it is killed.
 
@@ -123,7 +125,7 @@ class Session(RunHandle):
             variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
         else:
             variables = divide(os.environb, wishes).variables if sandbox else dict(os.environb)
-        box = self._sandbox(wishes, variables) if sandbox else None
+        box = self._sandbox(wishes, variables, parts) if sandbox else None
         place = self._working_directory(cwd, box)
         variables = for_command(variables, run_id=self.id, base=self.base, sandbox=box)
         variables[channel.VARIABLE.encode()] = channel.INSIDE if box is not None else self._channel
@@ -157,15 +159,18 @@ class Session(RunHandle):
         """The variables of this process that ``exec`` would not give to a command, since they look like secrets."""
         return divide(os.environb, confinement).withheld
 
-    def _sandbox(self, wishes: Confinement, variables: Mapping[bytes, bytes]) -> Sandbox:
+    def _sandbox(
+        self, wishes: Confinement, variables: Mapping[bytes, bytes], parts: "Sequence[Session]"
+    ) -> Sandbox:
         hidden = (os.path.realpath(os.fsencode(self._store.path)), *_own_configuration())
-        bases = () if self.base == b"/" else (self.base,)
+        bases = tuple(base for base in (self.base, *(part.base for part in parts)) if base != b"/")
         return Sandbox(
             self.base, self._mountpoint, hidden,
             rw=writable_paths((*wishes.rw, *agent_socket(variables)), bases=bases, hidden=hidden),
             network=wishes.net.kind == "host",
             ro=readonly_paths(wishes.ro, bases=bases, hidden=hidden),
             empty=hidden_paths((*presets.load(presets.DEFAULT).hide, *wishes.hide)),
+            parts=tuple(Part(part.base, part._mountpoint) for part in parts),
             user_namespaces=wishes.user_namespaces, channel=self._channel,
         )  # fmt: skip
 
