@@ -40,6 +40,7 @@ class Lifecycle:
         base = self._trees.get("project")
         yield from self._whole_runs(base)
         yield from self._verbs(base)
+        yield from self._large_base(100_000)
         yield from self._at_once(base, 10)
         yield from self._at_once(base, 100)
 
@@ -75,6 +76,21 @@ class Lifecycle:
                 shutil.rmtree(copy)
             for verb, measured in times.items():
                 yield Figure(f"{verb} of {changes} changes", statistics.median(measured), "ms")
+
+    def _large_base(self, files: int) -> Iterator[Figure]:
+        """A diff must cost what the run changed, not what the base holds."""
+        base = self._place / "large"
+        for number in range(files):
+            if number % 100 == 0:
+                (base / f"d{number // 100}").mkdir(parents=True)
+            (base / f"d{number // 100}" / f"f{number % 100}").write_text(f"content of {number}\n")
+        script = "for n in 1 2 3 4 5; do echo changed >> d$n/f1; echo new > d$n/new; done"
+        self._goexfs("run", "--base", base, "--name", "large", "--keep", "--", "sh", "-c", script)
+        for form in ("--patch", "--rich"):
+            name = f"diff {form} of 10 changes over {files:,} files"
+            yield self._median(name, lambda form=form: self._goexfs("diff", "large", form))  # type: ignore[misc]
+        self._goexfs("discard", "large")
+        shutil.rmtree(base)
 
     def _at_once(self, base: Path, count: int) -> Iterator[Figure]:
         held = _bytes_below(self._place)
