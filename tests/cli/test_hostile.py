@@ -4,8 +4,6 @@ import re
 
 import pytest
 
-from tests.cli.conftest import environment
-
 TITLE = "\x1b]0;pwned\x07"
 CLEAR = "\x1b[2J"
 NAMES = [
@@ -47,18 +45,25 @@ def test_no_command_lets_a_name_act(planted):
             assert not re.search(r"^line  D  forged", stream, re.MULTILINE), argv
 
 
-@pytest.mark.parametrize("argv", [["diff", "r"], ["hunks", "r"], ["merge", "r", "-p"], ["merge", "r"]])
-def test_nothing_acts_on_a_terminal(planted, terminals, argv):
-    terminal = planted.terminal(*argv)
+def test_nothing_acts_on_a_terminal(planted, terminals):
+    for argv in (["diff", "r"], ["hunks", "r"], ["merge", "r", "-p"], ["merge", "r"]):
+        terminal = planted.terminal(*argv)
+        terminals.append(terminal)
+        if "-p" in argv:
+            for answer in ["?", "g", "n"] + ["n"] * 20:
+                found = terminal.expect(r"\]\? |nothing was chosen|which one\? ")
+                if found.startswith("nothing"):
+                    break
+                terminal.type("1\n" if found.startswith("which") else answer + "\n")
+        assert terminal.wait() == 0
+        shown = STYLE.sub("", terminal.shown.replace("\r\n", "\n"))
+        assert not BAD.search(shown), (argv, BAD.search(shown))
+        assert "\r" not in shown
+
+
+def test_an_export_is_not_for_a_terminal(planted, terminals):
+    """Byte for byte it would act there."""
+    terminal = planted.terminal("export", "r")
     terminals.append(terminal)
-    if "-p" in argv:
-        for answer in ["?", "g", "n"] + ["n"] * 20:
-            found = terminal.expect(r"\]\? |nothing was chosen|which one\? ")
-            if found.startswith("nothing"):
-                break
-            terminal.type("1\n" if found.startswith("which") else answer + "\n")
-    assert terminal.wait() == 0
-    shown = STYLE.sub("", terminal.shown.replace("\r\n", "\n"))
-    assert not BAD.search(shown), BAD.search(shown)
-    assert "\r" not in shown
-    assert environment()["TERM"] == "xterm"
+    assert terminal.wait() == 2
+    assert "pwned" not in terminal.shown

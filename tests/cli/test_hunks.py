@@ -117,21 +117,17 @@ def test_reject_with_a_reason(ask, project):
     assert "\x1b" not in project("rejected", "r").stdout
 
 
-@pytest.mark.parametrize("key", ["\x03", "\x04"])
-def test_ctrl_c_and_the_end_of_input_merge_nothing(ask, project, key):
-    terminal = ask("y", "y", wait=False)
-    terminal.expect(ASK)
-    terminal.type(key)
-    assert terminal.wait() == 130
-    assert text_of(project) == TEXT
-    assert not (project.cwd / "new").exists()
-
-
-def test_without_a_terminal(project):
+def test_ctrl_c_the_end_of_input_and_no_terminal_merge_nothing(ask, project):
+    for key in ("\x03", "\x04"):
+        terminal = ask("y", "y", wait=False)
+        terminal.expect(ASK)
+        terminal.type(key)
+        assert terminal.wait() == 130
     done = project("merge", "r", "-p")
     assert done.returncode == 2
     assert "--hunks FILE" in done.stderr
     assert text_of(project) == TEXT
+    assert not (project.cwd / "new").exists()
 
 
 def test_hunks_as_json(project, area):
@@ -152,22 +148,16 @@ def test_hunks_as_json(project, area):
     assert project("show", "r").stdout.count("merged")
 
 
-@pytest.mark.parametrize(
-    ("choice", "status"),
-    [
-        ("", 2),
-        ("[1]", 2),
-        ('{"changes": {"text": "all"}}', 2),
-        ('{"changes": {"text": ["nonsense"]}}', 110),
+def test_choices_that_are_none(project, area):
+    for choice, status in (
+        ("", 2), ("[1]", 2), ('{"changes": {"text": "all"}}', 2), ('{"changes": {"text": ["nonsense"]}}', 110),
         ('{"changes": {"no\\u001bwhere": ["whole"]}}', 110),
-    ],
-)
-def test_a_choice_that_is_none(project, area, choice, status):
-    (area / "choice").write_text(choice)
-    done = project("merge", "r", "--hunks", area / "choice")
-    assert done.returncode == status
-    assert len(done.stderr.strip().splitlines()) <= 4
-    assert "\x1b" not in done.stderr
+    ):  # fmt: skip
+        (area / "choice").write_text(choice)
+        done = project("merge", "r", "--hunks", area / "choice")
+        assert done.returncode == status, choice
+        assert len(done.stderr.strip().splitlines()) <= 4
+        assert "\x1b" not in done.stderr
     assert text_of(project) == TEXT
 
 
