@@ -108,6 +108,8 @@ def test_a_hunk_can_be_undone_and_the_run_is_as_it_was_left(work, store):
     undo(store, number)
     assert (w.base / "text").read_text() == OLD
     assert view(w)[b"text"][5].decode() == edited(OLD, 3, 20)
+    merge(store, w.run)  # three-way: the base has lost the first hunk since
+    assert (w.base / "text").read_text() == edited(OLD, 20)
 
 
 def test_edited_content(work, store):
