@@ -169,10 +169,11 @@ class Adapter(pyfuse3.Operations):
         uid = attr.st_uid if fields.update_uid else node.uid if of_owner and gid is None else None
         if of_owner and node.mode & _SUID_SGID and isinstance(node, File):
             # HANDLE_KILLPRIV leaves this to us: a change of owner takes the privileges away, whoever makes it.
-            if ctx.uid not in (0, node.uid):
+            if ctx.uid not in (0, node.uid) and not node.writers:  # who writes may, and is told of in the same way
                 raise FUSEError(errno.EPERM)
             self._overlay.kill_privileges(node)
         before = node.mode
+        same = fields.update_size and not fields.update_mtime  # size as before: the kernel leaves the times alone
         self._overlay.setattr(
             node,
             mode=mode,
@@ -180,8 +181,8 @@ class Adapter(pyfuse3.Operations):
             gid=gid,
             size=attr.st_size if fields.update_size else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
-            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
-            ctime_ns=attr.st_ctime_ns if fields.update_ctime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else node.mtime_ns if same else None,
+            ctime_ns=attr.st_ctime_ns if fields.update_ctime else node.ctime_ns if same else None,
         )
         if fields.update_size and mode is None and not ctx.uid:
             self._keep_privileges(node, before)
