@@ -172,7 +172,8 @@ def by_handle(inodes: list[int]) -> Iterator[Callable[[], bytes]]:
 
 def by_program() -> Iterator[Callable[[], bytes]]:
     for command in (
-        "tar cf - .", "grep -rsh s3cret .", "find . -type f -exec cat {} +", "cp -a . /tmp/copy-$$ && cat $(find /tmp/copy-$$ -type f)",
+        "tar cf - .", "grep -rsh s3cret .", "find . -type f -exec cat {} +",
+        "cp -a . /tmp/copy-$$ && cat $(find /tmp/copy-$$ -type f); rm -rf /tmp/copy-$$",
         "find . -samefile .env", "cat .e* config/k* .ssh/*", "ls -laiR",
     ):  # fmt: skip
         yield lambda command=command: subprocess.run(  # type: ignore[misc]

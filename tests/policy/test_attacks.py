@@ -1,4 +1,4 @@
-"""What a policy hides or masks, attacked in real mounts: in the sandbox and without one, as root and as an ordinary user."""
+"""What a policy hides or masks, attacked in real mounts: sandboxed or not, as root and as an ordinary user."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def judged_again(run: goexfs.Session) -> None:
 
 
 def test_attacks_as_an_ordinary_user(user: OrdinaryUser, tmp_path: Path) -> None:
-    text = f"""
+    text = """
 import json, os, sys
 from pathlib import Path
 import goexfs
@@ -93,7 +93,8 @@ inodes = fill(base)
 policy = Path(os.environ["HOME"]) / "policy.toml"
 policy.write_text('hide = ["*.pem", "script.key"]\\nmask = ["masked.json"]\\n')
 with goexfs.open_store() as store, store.start(base, policy=goexfs.PolicyWishes(files=(policy,))) as run:
-    done = run.exec([os.path.realpath(sys.executable), "-c", Path(attacks.__file__).read_text(), base, *inodes], capture=True)
+    program = Path(attacks.__file__).read_text()
+    done = run.exec([os.path.realpath(sys.executable), "-c", program, base, *inodes], capture=True)
     sys.stderr.buffer.write(done.stderr)
     sys.stdout.buffer.write(done.stdout)
 """

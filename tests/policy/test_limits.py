@@ -176,7 +176,8 @@ def test_a_write_beyond_the_limit_fails_at_once(store: RunStore, base: Path) -> 
 def test_an_operation_waits_and_the_others_go_on(store: RunStore, base: Path) -> None:
     with store.start(base, policy=limited(deletions=Limit(1, "pause")), on_exit="keep") as run:
         os.unlink(run.mountpoint / "sub" / "f0")
-        waiting = doing("os.unlink('f1'); os.unlink('f2'); print('done', flush=True); os.unlink('f3')", run.mountpoint / "sub")
+        script = "os.unlink('f1'); os.unlink('f2'); print('done', flush=True); os.unlink('f3')"
+        waiting = doing(script, run.mountpoint / "sub")
         try:
             eventually(lambda: bool(run.waiting), 10)
             assert [(one.limit, one.most, one.used, one.operation, one.pid) for one in run.waiting] == [

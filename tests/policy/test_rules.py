@@ -33,7 +33,8 @@ def test_secrets_are_hidden_by_default(path: str) -> None:
     "path",
     [".env.example", "web/.env.sample", ".env.production.example", "tests/data/server.pem", "test/id_rsa", "environ.py",
      "certs/cacert.pem", "lib/site-packages/certifi/cacert.pem", "etc/ssl/certs/ACCVRAIZ1.pem", "fullchain.pem",
-     "node_modules/x/test.key", "public.pem", "id_rsa.pub", "config", "config.json", ".npmrc", "key.py", "keys/en.json"],
+     "node_modules/x/test.key", "public.pem", "id_rsa.pub", "config", "config.json", ".npmrc", "key.py",
+     "keys/en.json"],
 )  # fmt: skip
 def test_what_looks_like_a_secret_and_is_none(path: str) -> None:
     assert not built_in(path)
