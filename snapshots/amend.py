@@ -1,8 +1,8 @@
 """Changing what an upper says, so that it stands on the base as it is now.
 
-Owns the changes themselves: a name dropped, a node made independent of its base or put on another one, a deletion opened
-up.  Which of them is wanted is for ``settle`` to say.  Reads the base, writes nothing; belongs to the thread of the
-``BasePaths``.
+Owns the changes themselves: a name dropped, a node made independent of its base or put on another one, a deletion
+opened up.  Which of them is wanted is for ``settle`` to say.  Reads the base, writes nothing; belongs to the thread of
+the ``BasePaths``.
 
 A change that is not possible without losing something (a content that only the base had) answers False, and has then
 changed nothing.

@@ -143,7 +143,8 @@ def record_merged(store: Store, run_id: str, base: BaseTree, rest: bytes = b"") 
     With ``rest`` a part was merged, and this drops that part from the upper; doing so twice is like doing so once.
     """
     if rest:
-        store.upper(run_id).commit(settle(msgspec.msgpack.decode(rest, type=Rest), BasePaths(base), store.objects.exists))
+        change = settle(msgspec.msgpack.decode(rest, type=Rest), BasePaths(base), store.objects.exists)
+        store.upper(run_id).commit(change)
         return
     try:
         store.discard(run_id, state="merged")

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +19,10 @@ def text(**changed: str) -> str:
 
 
 @pytest.fixture
-def base(fresh_base: Path) -> Iterator[Path]:
+def base(fresh_base: Path) -> Path:
     for name in ("a", "b", "c"):
         (fresh_base / name).write_text(text())
-    yield fresh_base
+    return fresh_base
 
 
 def edit(number: int, word: str, *names: str) -> str:

@@ -22,7 +22,7 @@ from tests.support.trees import differences, picture
 
 
 class Scene:
-    """A run that changes, adds, deletes and renames in directories of the base, and a place outside that looks alike."""
+    """A run that changes, adds, deletes and renames in directories of a base, and a place outside that looks alike."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.base, self.outside = place, place / "base", place / "outside"
