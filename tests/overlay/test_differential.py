@@ -104,7 +104,7 @@ def test_sequences_that_once_told_them_apart(
 
 
 @pytest.mark.usefixtures("small_limits")
-@settings(max_examples=20_000 if LONG else 250)
+@settings(max_examples=20_000 if LONG else 120)
 @given(
     shape=st.integers(0, 999),
     watched=st.booleans(),
