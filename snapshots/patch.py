@@ -41,8 +41,8 @@ def patch(
     """The patch, piece by piece (one file each or less).
 
     Renamed directories become renames of the files in them.  Without ``binary``, binary files are only said to
-    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.  With ``copies``, copies are said to be
-    copies instead of new files: ``git apply -R`` leaves those there.  With ``view`` it is for people only.
+    differ, which ``git apply`` refuses.  Files above ``large`` bytes always are.  With ``copies``, copies are said to
+    be copies instead of new files: ``git apply -R`` leaves those there.  With ``view`` it is for people only.
     """
     writer = _Writer(binary, context, large, copies, view)
     for change in _in_order(_files(list(changes))):

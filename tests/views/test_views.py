@@ -193,7 +193,7 @@ def test_cells_without_ids_and_what_is_no_cell():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[1]", b'{"cells": 3}', b'{"cells": [1]}', b"[" * 100_000, b'{"cells": [{"source": {"a": 1}}]}']
+    "data", [b"", b"{}", b"[1]", b'{"cells": 3}', b'{"cells": [1]}', b"[" * 100_000, b'{"cells": [{"source": {}}]}']
 )
 def test_what_is_no_notebook_is_text(data):
     made = shown(b"n.ipynb", notebook(cell("x")), data)
@@ -233,9 +233,10 @@ def test_members(pack):
 
 def test_a_name_that_comes_twice_is_shown_twice():
     file = io.BytesIO()
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(file, "w") as made:
+    with zipfile.ZipFile(file, "w") as made:
         made.writestr("x", "harmless")
-        made.writestr("x", "evil")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            made.writestr("x", "evil")
     assert len([line for line in shown(b"x.zip", None, file.getvalue()) if line.startswith("+x")]) == 2
 
 
