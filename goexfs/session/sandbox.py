@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from goexfs.session.channel import INSIDE
+from goexfs.session import processes
 from goexfs.session.errors import SandboxError
 from goexfs.session.view import Region, View, is_inside
 from snapshots.names import readable
@@ -30,16 +31,20 @@ PRIVATE = (b"/tmp", b"/var/tmp")
 FRESH = (b"/dev", b"/proc")
 RUN = b"/run"
 
+_MACHINE = (b"/proc/sys", b"/proc/sysrq-trigger", b"/proc/irq", b"/proc/bus", b"/proc/fs", b"/proc/acpi", b"/proc/scsi")
+"""Settings of the machine, which root may write to whatever its capabilities."""
+
 _SHOWN_IN_RUN = (b"/run/current-system", b"/run/booted-system", b"/run/wrappers", b"/run/opengl-driver")
 """Programs and libraries, where a distribution keeps them there; no sockets."""
 
-ROOT_CAPABILITIES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
-    "CAP_SETFCAP", "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE", "CAP_IPC_LOCK", "CAP_AUDIT_WRITE", "CAP_LEASE", "CAP_MKNOD",
-)  # fmt: skip
-"""What root keeps inside.  Without CAP_SYS_ADMIN it cannot unmount the overlay and write to the base below it, and
-without CAP_DAC_READ_SEARCH it cannot reach the store by file handle."""
+ROOT_CAPABILITIES = {
+    "CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_FSETID": 4, "CAP_KILL": 5, "CAP_SETGID": 6,
+    "CAP_SETUID": 7, "CAP_SETPCAP": 8, "CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13, "CAP_IPC_LOCK": 14,
+    "CAP_SYS_CHROOT": 18, "CAP_SYS_PTRACE": 19, "CAP_SYS_NICE": 23, "CAP_SYS_RESOURCE": 24, "CAP_MKNOD": 27,
+    "CAP_LEASE": 28, "CAP_AUDIT_WRITE": 29, "CAP_SETFCAP": 31,
+}  # fmt: skip
+"""What root keeps inside, of what it has, with the kernel's numbers.  Without CAP_SYS_ADMIN it cannot unmount the
+overlay and write to the base below it, and without CAP_DAC_READ_SEARCH it cannot reach the store by file handle."""
 
 
 class Part(NamedTuple):
@@ -104,8 +109,11 @@ class Sandbox:
             argv.append(b"--unshare-net")
         if os.geteuid() == 0:
             argv += [b"--cap-drop", b"ALL"]
-            for capability in ROOT_CAPABILITIES:
-                argv += [b"--cap-add", capability.encode()]
+            held = _held_capabilities()
+            for name, number in ROOT_CAPABILITIES.items():
+                # Told to keep one that is not there (in a container), bubblewrap 0.8 keeps all, and says nothing.
+                if held >> number & 1:
+                    argv += [b"--cap-add", name.encode()]
         for mount in self._mounts():
             argv += mount.options
         if self.channel is not None:
@@ -124,6 +132,8 @@ class Sandbox:
         if self.base == b"/":
             mounts.append(_bound(b"/sys", b"/sys", b"--ro-bind"))
         mounts += [_Mount(b"/dev", b"/dev", (b"--dev", b"/dev")), _Mount(b"/proc", b"/proc", (b"--proc", b"/proc"))]
+        # bubblewrap does this itself where it finds the directories writable; that of /proc/sys never is, its files are.
+        mounts += [_bound(path, path, b"--ro-bind") for path in _MACHINE if os.path.exists(path)]
         mounts += [_fresh(path, b"1777") for path in PRIVATE if self._is_private(path)]
         if self._is_private(RUN):
             mounts += self._run()
@@ -190,6 +200,10 @@ def _fresh(path: bytes, mode: bytes) -> _Mount:
 
 def _null(path: bytes) -> _Mount:
     return _Mount(path, b"/dev/null", (b"--ro-bind", b"/dev/null", path))
+
+
+def _held_capabilities() -> int:
+    return int(processes.status_field(os.getpid(), "CapPrm") or "0", 16)
 
 
 def listening_sockets() -> list[bytes]:
