@@ -30,9 +30,9 @@ from snapshots.errors import EffectError, StoreDamaged
 from snapshots.lease import NOBODY
 from snapshots.store import Store
 
-MOST_EFFECTS = 10_000
+MOST_EFFECTS = 2000
 """per run"""
-MOST_BYTES = 64 << 20
+MOST_BYTES = 16 << 20
 """per run, of requests"""
 MOST_DETAIL = 4000
 _KEPT_ATTEMPTS = 50

@@ -61,7 +61,7 @@ def undo_command(
     can be undone too: that is the merge again.  What the run did outside of the files is undone, too, if it said how.
     """
     import goexfs
-    from snapshots.errors import Conflict
+    from snapshots.errors import Conflict, RunUnknown
     from snapshots.undo import latest, undo
 
     with goexfs.open_store(create=False) as store:
@@ -85,7 +85,10 @@ def undo_command(
                 note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
         run_id = result.undone.run_id
         if run_id is not None and not dry_run and compensate != "skip":
-            run = store.run(run_id)
+            try:
+                run = store.run(run_id)
+            except RunUnknown:  # so old that its record has gone, which it would not have with anything open
+                return
             if run.state == "merged":  # while a part of it is still in the run, what it did stands
                 run.effects.take_back(outside=compensate == "outside", tell=None if as_json else tell_undo)
 

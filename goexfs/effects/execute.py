@@ -44,6 +44,9 @@ def run_pending(
     EffectError when another process is at it.
     """
     ledger.recover()
+    for effect in ledger.effects():
+        if isinstance(effect.request, Sql) and effect.state is State.DONE:
+            _tidy(effect)  # whoever did it may have died just before
     tried: list[Effect] = []
     for effect in ledger.pending():
         _check_turn(effect)
@@ -118,7 +121,7 @@ def perform(ledger: Ledger, effect: Effect, base: bytes) -> Outcome:
 def _sql(ledger: Ledger, effect: Effect, request: Sql) -> Outcome:
     database = connections.database(request.database)
     if database.kind == "sqlite":
-        return sqlite.execute(database.address, request.statements, effect.key)
+        return sqlite.execute(database.address, request.statements, _mark(effect))
 
     def record(gid: str, xid: str) -> None:
         ledger.renumber(effect.number, gid=gid, xid=xid)
@@ -174,8 +177,17 @@ def withdraw_all(ledger: Ledger, why: str, *, after: Callable[[Effect], bool] = 
 
 
 def _tidy(effect: Effect) -> None:
+    """Remove the mark of a transaction that the ledger knows to be done."""
     assert isinstance(effect.request, Sql)
-    database = connections.database(effect.request.database)
-    if database.kind == "sqlite":
+    try:
+        database = connections.database(effect.request.database)
+    except EffectError:
+        return  # not configured any more: the mark is harmless
+    if database.kind == "sqlite" and sqlite.has_marks(database.address):
         durable.step("external tidy", database.address)
-        sqlite.forget_mark(database.address, effect.key)
+        sqlite.forget_mark(database.address, _mark(effect))
+
+
+def _mark(effect: Effect) -> str:
+    """Not the key, which the run chose: it may be that of another effect."""
+    return f"{effect.run_id}-{effect.number}"

@@ -1,8 +1,9 @@
 """Statements for an SQLite file, done exactly once.
 
 Owns the transaction, what statements may not do in it, and the mark by which a transaction is known again: a row with
-the effect's key in a table of the same database, written in the same transaction, and removed when the ledger knows.  A
-process that dies in between leaves the mark, and the next attempt finds it.  Any thread.
+the effect's number in a table of the same database, written in the same transaction, and removed when the ledger knows.  A
+process that dies in between leaves the mark, which the next attempt finds; one that dies at the very end leaves it
+until effects of the run are carried out again.  Any thread.
 """
 
 import os
@@ -63,6 +64,15 @@ def execute(path: str, statements: tuple[str, ...], key: str) -> Outcome:
     except sqlite3.Error as error:  # nothing was committed: closing rolls back
         busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
         return Outcome(State.FAILED, f"rolled back: {error}", transient=busy)
+
+
+def has_marks(path: str) -> bool:
+    """Whether there is the mark of any transaction."""
+    try:
+        with _opened(path, "ro") as connection:
+            return connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (MARKS,)).fetchone() is not None
+    except sqlite3.Error:
+        return False
 
 
 def forget_mark(path: str, key: str) -> None:

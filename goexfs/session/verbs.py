@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 import msgspec
+from msgspec import structs
 
 from goexfs.session.channel import Asked, Snapshot, Told, Verb
 from snapshots.effects import Command, Effect, Http, Request, Sql, State, Undo
@@ -20,6 +21,8 @@ from snapshots.store import Store
 
 MOST_TEXT = 2 << 20
 """Bytes of a patch: it grows by a third on its way."""
+MOST_SNAPSHOTS = 1000
+"""The channel makes no more: each keeps what it names."""
 MOST_WORDS = 1 << 20
 """Bytes of a command, characters of statements."""
 
@@ -142,11 +145,21 @@ def _undone(store: Store, run_id: str, asked: Asked) -> Told:
 
 def _effects(store: Store, run_id: str, asked: Asked) -> Told:
     found: list[Effect] = Ledger(store, run_id).effects()
-    return Told(effects=tuple(found))
+    return Told(effects=tuple(map(_without_bulk, found)))
+
+
+def _without_bulk(effect: Effect) -> Effect:
+    """For a listing: the bodies of requests may be long, and the run knows them."""
+    if isinstance(effect.request, Http) and len(effect.request.body) > 1024:
+        effect = structs.replace(effect, request=structs.replace(effect.request, body=b""))
+    return structs.replace(effect, attempts=effect.attempts[-1:])
 
 
 def _snapshot(store: Store, run_id: str, asked: Asked) -> Told:
-    made = History(store, run_id).snapshot(asked.name or None, asked.message)
+    history = History(store, run_id)
+    if len(history.snapshots()) >= MOST_SNAPSHOTS:
+        raise EffectError(f"this run has {MOST_SNAPSHOTS} snapshots, which is enough; the user can forget some")
+    made = history.snapshot(asked.name or None, asked.message)
     return Told(snapshots=(Snapshot(made.name, made.kind, made.message, made.created_ns),))
 
 
@@ -197,7 +210,7 @@ def rewind_goal(store: Store, run_id: str, asked: Asked) -> Told:
     if not asked.paths:
         due = [e for e in Ledger(store, run_id).compensable() if recorded_after(e, chosen.position, chosen.created_ns)]
         if due:
-            return Told(effects=tuple(due))
+            return Told(effects=tuple(map(_without_bulk, due)))
     return Told(nodes=chosen.position)
 
 
