@@ -1,9 +1,9 @@
 """Statements for an SQLite file, done exactly once.
 
 Owns the transaction, what statements may not do in it, and the mark by which a transaction is known again: a row with
-the effect's number in a table of the same database, written in the same transaction, and removed when the ledger knows.  A
-process that dies in between leaves the mark, which the next attempt finds; one that dies at the very end leaves it
-until effects of the run are carried out again.  Any thread.
+the effect's run and number in a table of the same database, written in the same transaction, and removed when the
+ledger knows.  A process that dies in between leaves the mark, which the next attempt finds; one that dies at the very
+end leaves it until effects of the run are carried out again.  Any thread.
 """
 
 import os
