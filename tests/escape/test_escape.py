@@ -1,0 +1,131 @@
+"""The promises of docs/security.md, by trying to break them from inside a run, as root and as an ordinary user."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.escape.conftest import PYTHON, Run, goexfs_json, handle_of
+from tests.support.users import OrdinaryUser
+
+PROBE = (Path(__file__).parent / "probe.py").read_text()
+FORKS = """
+import os, time
+made = 0
+try:
+    while made < 400:
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        made += 1
+except OSError:
+    pass
+print(made)
+os.kill(-1, 9)
+"""
+
+
+@pytest.fixture
+def other(run: Run, who: str, user: OrdinaryUser, area: Path, world: dict[str, Any]) -> Any:
+    """Another run, mounted all the while, whose store, server and mount are tried."""
+    (area / "other").mkdir()
+    (area / "mnt").mkdir()
+    argv = [sys.executable, "-m", "goexfs", "mount", str(area / "other"), str(area / "mnt"), "--json"]
+    if who == "user":
+        for name in ("other", "mnt"):
+            os.chown(area / name, user.uid, user.gid)
+        done = user.run(argv)
+    else:
+        done = subprocess.run(argv, env=user.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    mounted = json.loads(done.stdout)
+    directory = f"{world['store']}/runs/{mounted['id']}"
+    yield {
+        **world, "other": str(area / "mnt"), "control": f"{directory}/control", "server": mounted["pid"],
+        "handle": handle_of(Path(world["store"], "store.db")),
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "goexfs", "umount", mounted["id"]]
+    if who == "user":
+        user.run(argv)
+    else:
+        subprocess.run(argv, env=user.environ, capture_output=True, check=True)
+
+
+def tried(run: Run, world: dict[str, Any], *options: str) -> dict[str, Any]:
+    done = run(
+        PYTHON, "-I", "-S", "-c", PROBE, json.dumps(world), options=options,
+        HOME=world["home"], X_TOKEN="secret", SSH_AUTH_SOCK=world["socket"],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert len(found) > 35
+    return {name: got for name, got in found.items() if got is not None}
+
+
+@pytest.mark.parametrize("network", ["host", "off", "192.0.2.1:80"])
+def test_nothing_gets_out(run: Run, other: dict[str, Any], network: str, who: str) -> None:
+    got = tried(run, {**other, "network": network}, "--net", network)
+    assert got == {}
+    assert Path(other["file"]).read_text() == "of the host\n"
+
+
+HARMLESS = (
+    "store_by_path", "control_socket", "other_run", "server_signalled", "host_file_written", "host_file_made",
+    "host_file_removed", "socket_in_a_readable_place", "key_file", "secrets_of_the_environment", "shared_memory",
+    "privileges_by_setuid", "abstract_socket", "network", "store_by_the_roots_of_processes",
+)  # fmt: skip
+"""Attempts that change nothing but what the test has made.  The others must never be made outside of a sandbox: mounts
+and settings of the machine would be everybody's."""
+
+
+def test_what_was_tried_works_outside(world: dict[str, Any], area: Path) -> None:
+    """A probe that could not succeed anywhere would prove nothing."""
+    (area / "user/store").mkdir()
+    (area / "user/store/store.db").write_text("x")
+    # In namespaces of its own: as root the attacks on mounts and processes succeed, and must not hit this machine.
+    world |= {"network": "none", "server": 1, "control": world["socket"], "other": "/usr", "handle": (0, "")}
+    namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--ipc"]
+    done = subprocess.run(
+        [*namespaces, PYTHON, "-I", "-S", "-c", PROBE, json.dumps(world)], cwd=area, capture_output=True, text=True,
+        check=True, env={"X_TOKEN": "secret"},
+    )  # fmt: skip
+    found = {name for name, got in json.loads(done.stdout).items() if got is not None}
+    assert found == set(HARMLESS)
+
+
+def test_what_is_opened_is_open(run: Run, other: dict[str, Any]) -> None:
+    got = tried(
+        run, other, "--env", "X_TOKEN", "--env", "SSH_AUTH_SOCK", "--ro", f"{other['home']}/.ssh", "--allow-userns",
+    )  # fmt: skip
+    assert got.pop("secrets_of_the_environment") == ["X_TOKEN", "SSH_AUTH_SOCK"]
+    assert got.keys() - {"user_namespace"} == {"socket_in_a_readable_place", "key_file"}
+
+
+def test_a_fork_bomb_meets_its_limit(run: Run) -> None:
+    done = run(PYTHON, "-I", "-S", "-c", FORKS, options=("--limit-processes", "25"))
+    if done.returncode == 93:
+        pytest.skip(done.stderr)
+    assert 5 < int(done.stdout) < 25, done.stderr
+    assert done.returncode == 137
+
+
+def test_descriptors_of_the_caller_stay_outside(run: Run, place: Path, who: str, user: OrdinaryUser) -> None:
+    argv = [sys.executable, "-m", "goexfs", "run", "--base", str(place), "--discard", "--", "ls", "/proc/self/fd"]
+    shell = ["sh", "-c", 'exec 7</etc/passwd; exec "$@"', "sh", *argv]
+    if who == "user":
+        done = user.run(shell)
+    else:
+        done = subprocess.run(shell, env=user.environ, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["0", "1", "2", "3"], done.stderr  # 3 is ls's own
+
+
+def test_a_variable_that_is_withheld_is_said(run: Run, who: str, user: OrdinaryUser) -> None:
+    done = run("true", X_TOKEN="secret")
+    assert [line for line in done.stderr.splitlines() if "X_TOKEN" in line] == [
+        "goexfs: not given to the command: X_TOKEN (--env NAME gives one)"
+    ]
+    assert goexfs_json(user, who, "ls")["runs"] == []
