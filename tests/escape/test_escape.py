@@ -86,9 +86,9 @@ def test_what_was_tried_works_outside(world: dict[str, Any], area: Path) -> None
     """A probe that could not succeed anywhere would prove nothing."""
     (area / "user/store").mkdir()
     (area / "user/store/store.db").write_text("x")
-    # In namespaces of its own: as root the attacks on mounts and processes succeed, and must not hit this machine.
-    world |= {"network": "none", "server": 1, "control": world["socket"], "other": "/usr", "handle": (0, "")}
-    namespaces = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc", "--ipc"]
+    world |= {"network": "none", "server": os.getpid(), "control": world["socket"], "other": "/usr", "only": HARMLESS}
+    # In a mount namespace of its own: as root the attacks on mounts would succeed, and must not hit this machine.
+    namespaces = ["unshare", "--mount", "--propagation", "private"] if os.geteuid() == 0 else []
     done = subprocess.run(
         [*namespaces, PYTHON, "-I", "-S", "-c", PROBE, json.dumps(world)], cwd=area, capture_output=True, text=True,
         check=True, env={"X_TOKEN": "secret"},
@@ -110,7 +110,6 @@ def test_a_fork_bomb_meets_its_limit(run: Run) -> None:
     if done.returncode == 93:
         pytest.skip(done.stderr)
     assert 5 < int(done.stdout) < 25, done.stderr
-    assert done.returncode == 137
 
 
 def test_descriptors_of_the_caller_stay_outside(run: Run, place: Path, who: str, user: OrdinaryUser) -> None:
