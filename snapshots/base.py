@@ -135,13 +135,16 @@ class BaseTree:
 
     def release(self, d: BaseDir) -> None:
         """Close the directory's descriptor, if open, and forget which inode it was; the next use opens it anew."""
-        if d.parent is None:
-            return
-        if d._fd >= 0:
+        if d.parent is not None:
+            self.rest(d)
+            d._dev = d._ino = -1
+
+    def rest(self, d: BaseDir) -> None:
+        """Close the directory's descriptor, if open; the next use opens it again, and it has to be the same inode."""
+        if d.parent is not None and d._fd >= 0:
             del self._open_dirs[d]
             os.close(d._fd)
             d._fd = -1
-        d._dev = d._ino = -1
 
     def trim(self, keep: int) -> None:
         """Close all but the ``keep`` most recently used directories (the root stays open)."""

@@ -1,7 +1,8 @@
 """What the kernel is told of a node, and for how long it may believe it.
 
-Owns the ready replies in ``node.face``, the validity they carry, and the memory of names that the kernel believes to
-be missing.
+Owns the replies about nodes, the validity they carry, and the memory of names that the kernel believes to be missing.
+A reply is made anew for every request: that takes 0.7 us, and one kept ready in every node would be 200 bytes of which
+most are never asked for again.
 
 Threading: the event loop's thread.
 """
@@ -40,28 +41,23 @@ class Faces:
         """The base is watched from now on, or no more."""
         self._overlay.base_watched = self.watched = watched
         self._validity = self._absent.entry_timeout = FOR_EVER if watched else UNWATCHED
-        for node in self._overlay.nodes.values():
-            node.face = None
 
     def of(self, node: Node) -> EntryAttributes:
         """The reply about a node."""
-        face = node.face
-        if not isinstance(face, EntryAttributes):
-            face = EntryAttributes()
-            face.st_ino = node.ino
-            face.st_mode = node.mode
-            face.st_nlink = node.nlink
-            face.st_uid = node.uid
-            face.st_gid = node.gid
-            face.st_rdev = node.rdev
-            face.st_size = node.size
-            face.st_blocks = node.blocks
-            face.st_atime_ns = node.atime_ns
-            face.st_mtime_ns = node.mtime_ns
-            face.st_ctime_ns = node.ctime_ns
-            # What the run made itself cannot change behind its back.
-            face.entry_timeout = face.attr_timeout = self._validity if node.base_dir is not None else FOR_EVER
-            node.face = face
+        face = EntryAttributes()
+        face.st_ino = node.ino
+        face.st_mode = node.mode
+        face.st_nlink = node.nlink
+        face.st_uid = node.uid
+        face.st_gid = node.gid
+        face.st_rdev = node.rdev
+        face.st_size = node.size
+        face.st_blocks = node.blocks
+        face.st_atime_ns = node.atime_ns
+        face.st_mtime_ns = node.mtime_ns
+        face.st_ctime_ns = node.ctime_ns
+        # What the run made itself cannot change behind its back.
+        face.entry_timeout = face.attr_timeout = self._validity if node.base_dir is not None else FOR_EVER
         return face
 
     def told(self, node: Node) -> EntryAttributes:

@@ -125,7 +125,6 @@ class Changes:
         if node.identity is None:
             self.before(node)
         node.changed |= bits
-        node.face = None
         self.nodes[node.ino] = node
         new = [] if node.kept else [node]
         while new:
@@ -135,7 +134,6 @@ class Changes:
             if node.identity is None:
                 self.before(node)
             node.kept = True
-            node.face = None
             self.nodes[node.ino] = self._untold[node.ino] = node
             for directory, name in node.names():
                 self.links.add((directory, name))

@@ -202,7 +202,6 @@ class Files:
         node.mode &= ~stat.S_ISUID
         if node.mode & stat.S_IXGRP:
             node.mode &= ~stat.S_ISGID
-        node.face = None
 
     # -- copy-up
 
@@ -259,7 +258,6 @@ class Files:
         if isinstance(old, FrozenSpool) and old.given_back and old is not below:
             old.discard()
         node.changed |= Changed.DATA
-        node.face = None
         self._became = data
         if isinstance(content, Inline) or content.source is None:
             self._view.trust_no_longer(node)

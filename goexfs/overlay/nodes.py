@@ -13,6 +13,9 @@ from goexfs.overlay.given import Given
 from snapshots.base import BaseDir
 from snapshots.entries import Ancestor, Hidden, Identity
 
+_MODES: dict[int, int] = {}
+"""every mode that was ever seen"""
+
 
 class Node:
     """One inode.  Subclasses: `Dir`, `File`, `Symlink`; a `Node` itself is a FIFO, socket or device."""
@@ -26,7 +29,6 @@ class Node:
         "ctime_ns",
         "dev",
         "base_ino",
-        "face",
         "gid",
         "ino",
         "identity",
@@ -88,8 +90,6 @@ class Node:
         """open handles"""
         self.ruling = -1
         """for the guard: what the policy says of the node; -1 when it was not asked"""
-        self.face: object | None = None
-        """for the adapter: a ready reply, reset to None whenever an attribute changes"""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.ino} {self.name!r}>"
@@ -100,18 +100,17 @@ class Node:
         return False
 
     def take(self, st: os.stat_result) -> None:
-        """Take over every attribute of a base inode."""
-        self.mode = st.st_mode
+        """Take over every attribute of a base inode; equal numbers become one object, since there are many nodes."""
+        self.mode = _MODES.setdefault(st.st_mode, st.st_mode)
         self.uid = st.st_uid
         self.gid = st.st_gid
         self.rdev = st.st_rdev
         self.nlink = st.st_nlink
         self.size = st.st_size
         self.blocks = st.st_blocks
-        self.atime_ns = st.st_atime_ns
-        self.mtime_ns = st.st_mtime_ns
-        self.ctime_ns = st.st_ctime_ns
-        self.face = None
+        self.mtime_ns = mtime_ns = st.st_mtime_ns
+        self.atime_ns = mtime_ns if st.st_atime_ns == mtime_ns else st.st_atime_ns
+        self.ctime_ns = mtime_ns if st.st_ctime_ns == mtime_ns else st.st_ctime_ns
 
     def same_as(self, st: os.stat_result) -> bool:
         """Whether an unchanged node still is what the base shows (access time apart, and the size of what is
@@ -259,7 +258,6 @@ class File(Node):
     def give(self, given: Given) -> None:
         """Show this instead of the base file's content."""
         self.content, self.size, self.blocks = given, given.size, given.blocks()
-        self.face = None
 
     def take(self, st: os.stat_result) -> None:
         """Take over every attribute of a base inode, but not the size of what another content stands for."""

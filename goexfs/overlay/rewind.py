@@ -150,7 +150,6 @@ class Rewinding:
         view = self._view
         if node is not view.root:
             view.forget_alias(node)
-        node.face = None
         if isinstance(node, Symlink):
             node.target = None
         if not isinstance(node, File):
@@ -227,7 +226,6 @@ class Rewinding:
                 directory.aliases.discard(name)
             node.drop_name(directory, name)
         node.nlink = 0
-        node.face = None
         if isinstance(node, Dir):
             for name, child in list(node.children.items()):
                 if isinstance(child, Node):

@@ -124,6 +124,8 @@ class View(NodeTable):
         if self._aliases.get((node.dev, node.base_ino)) is node:
             del self._aliases[(node.dev, node.base_ino)]
         if isinstance(node, Dir):
+            if node.base is not None:
+                self.base.rest(node.base)
             self.detach_base(node)
         elif isinstance(node, File):
             self.orphans.discard(node)
@@ -311,7 +313,8 @@ class View(NodeTable):
                     self.drop_child(directory, known, node)
         node = new_node(self._number_for(st), st.st_mode)
         node.take(st)
-        node.dev, node.base_ino = st.st_dev, st.st_ino
+        node.dev = self.base.dev if st.st_dev == self.base.dev else st.st_dev  # one object
+        node.base_ino = st.st_ino
         assert parent.base is not None
         node.base_dir, node.base_name = parent.base, name
         node.add_name(parent, name)
@@ -411,7 +414,6 @@ class View(NodeTable):
         if node.content is not None or (node.size, node.blocks) == (st.st_size, st.st_blocks):
             return False
         node.size, node.blocks = st.st_size, st.st_blocks
-        node.face = None
         return True
 
 
