@@ -39,9 +39,10 @@ class SignalName(click.ParamType[int]):
 def ps_command(ref: str | None, as_json: bool) -> None:
     """List the processes that are at work in RUN, or in all runs: what goexfs run has started."""
     import goexfs
+    from goexfs.cli.store import store_or_nothing
 
-    with goexfs.open_store(create=False) as store:
-        runs = store.runs() if ref is None else [store.run(ref)]
+    with store_or_nothing() if ref is None else goexfs.open_store(create=False) as store:
+        runs = [] if store is None else store.runs() if ref is None else [store.run(ref)]
         found = [(run.id, run.is_paused, task) for run in runs for task in run.processes()]
     if as_json:
         print_json({"processes": [{"run": run, "paused": paused, **_fields(task)} for run, paused, task in found]})

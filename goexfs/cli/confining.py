@@ -65,7 +65,8 @@ _OPTIONS: Sequence[Callable[[Any], Any]] = (
         help="What an agent or package manager needs, from a file (repeatable).",
     ),
     click.option(
-        "--limit-processes", metavar="N", type=click.IntRange(min=0), help="Processes at a time (default: 4096; 0: any)."
+        "--limit-processes", metavar="N", type=click.IntRange(min=0),
+        help="Processes at a time (default: 4096, 0: any)."
     ),
     click.option("--allow-userns", is_flag=True, help="Let CMD make user namespaces (a browser's or its own sandbox)."),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """``--cow DIR``: the further bases of one command, each a run of its own that gets the verdict of the first.
 
-Owns their beginning and their end.  Knows no terminal: the question is ``verdict``'s, and asked once.  Main thread only.
+Owns their beginning and their end.  Knows no terminal: the question is ``verdict``'s, and asked once.  Main thread
+only.
 
 Before anything is merged every part is checked; then they are merged one after the other.  That is not one step: a
 crash between two of them leaves the later ones kept, under their names, and an undo takes back one of them.

@@ -15,7 +15,14 @@ from goexfs.cli.confining import CONFINING, confined, confining_options, say_wha
 from goexfs.cli.effect import allow, effects_option
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
-from goexfs.cli.policy import POLICY, policy_options, say_what_is_hidden, say_who_read_canaries, telling_what_waits, wishes_of
+from goexfs.cli.policy import (
+    POLICY,
+    policy_options,
+    say_what_is_hidden,
+    say_who_read_canaries,
+    telling_what_waits,
+    wishes_of,
+)
 from snapshots.errors import GoexfsError, RunUnknown
 
 if TYPE_CHECKING:

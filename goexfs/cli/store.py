@@ -40,7 +40,7 @@ _STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "di
 @json_option
 def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
     """List the runs: id, name, state, age, changes, bytes held, base and command; the latest is the last."""
-    with _store_or_nothing() as store:
+    with store_or_nothing() as store:
         runs = store.runs(all=everything) if store is not None else []
         if as_json:
             print_json({"runs": [run_fields(run) for run in runs]})
@@ -61,7 +61,7 @@ def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
 
 
 @contextmanager
-def _store_or_nothing() -> "Iterator[RunStore | None]":
+def store_or_nothing() -> "Iterator[RunStore | None]":
     """Where there is no store yet there are no runs, and looking makes none."""
     import goexfs
     from snapshots.errors import StoreMissing
@@ -178,9 +178,8 @@ def gc_command(as_json: bool) -> None:
     """Free what no run holds, and what interrupted commands left behind."""
     import goexfs
 
-    with goexfs.open_store(create=False) as store:
-        with progress("collecting") as tell:
-            report = store.gc(progress=tell)
+    with goexfs.open_store(create=False) as store, progress("collecting") as tell:
+        report = store.gc(progress=tell)
     if as_json:
         print_json({**report_fields(report), "freed_bytes": report.freed_bytes})
     else:
@@ -207,9 +206,8 @@ def fsck_command(ctx: click.Context, repair: bool, as_json: bool) -> None:
     """Check every object, entry and reference of the store.  Exit status 1 when something wrong remains."""
     import goexfs
 
-    with goexfs.open_store(create=False) as store:
-        with progress("checking") as tell:
-            report = store.fsck(repair=repair, progress=tell)
+    with goexfs.open_store(create=False) as store, progress("checking") as tell:
+        report = store.fsck(repair=repair, progress=tell)
     if as_json:
         print_json({**report_fields(report), "clean": report.clean})
     else:
