@@ -22,6 +22,7 @@ def checks(base: Path, store: Path) -> Iterator[Check]:
     yield machine.fuse_mount()
     yield machine.user_namespaces()
     yield machine.bubblewrap()
+    yield machine.libseccomp()
     yield machine.wait_loop()
     yield from places.inotify(base)
     yield from places.store_place(store)

@@ -199,6 +199,15 @@ def bubblewrap() -> Check:
     return Check("bubblewrap", True, f"{version} ({path}), and it can make a sandbox")
 
 
+def libseccomp() -> Check:
+    """The library that makes the sandbox's filter of system calls."""
+    try:
+        ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return Check("libseccomp", False, "libseccomp.so.2 is not installed", mend=install_command("libseccomp2"))
+    return Check("libseccomp", True, "libseccomp.so.2")
+
+
 def wait_loop() -> Check:
     """Whether the adaptive wait loop can replace pyfuse3's: without it everything works, each request slower."""
     try:
