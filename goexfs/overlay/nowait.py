@@ -2,9 +2,10 @@
 
 Owns the three questions that Linux answers in this way: the bytes of an open file (preadv2 with RWF_NOWAIT), a
 descriptor of a name, and a name's attributes (openat2 with RESOLVE_CACHED, since Linux 5.12: it walks the dentries in
-memory and never asks the filesystem).  Knows no overlay.
+memory and never asks the filesystem); and whether something is mounted at a name, which is not asked either.  Knows no
+overlay.
 
-Threading: any thread.  The foreign calls keep the interpreter's lock: none of them waits.
+Threading: any thread.  The foreign calls keep the interpreter's lock, since none of them waits (but `is_mountpoint`).
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import os
 import struct
 
 _OPENAT2 = 437  # the same on every architecture of today's Linux but alpha
+_RESOLVE_NO_XDEV = 0x01
 _RESOLVE_CACHED = 0x20  # <linux/openat2.h>
 _HOW = struct.Struct("QQQ")  # flags, mode, resolve
 _LOOK = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,6 +24,8 @@ _IN_MEMORY = (b"tmpfs", b"ramfs", b"devtmpfs")
 _syscall = ctypes.PyDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
+_waiting_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_waiting_syscall.restype, _waiting_syscall.argtypes = _syscall.restype, _syscall.argtypes
 _hows: dict[int, ctypes.Array[ctypes.c_char]] = {}
 """the structure that openat2 takes, by flags: there are half a dozen"""
 
@@ -50,6 +54,16 @@ def open_now(name: bytes, flags: int, dir_fd: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     return fd
+
+
+def is_mountpoint(name: bytes, dir_fd: int) -> bool:
+    """Whether something is mounted there; it is not asked.  (The directory may be: this may wait for its disk.)"""
+    how = ctypes.create_string_buffer(_HOW.pack(_LOOK, 0, _RESOLVE_NO_XDEV), _HOW.size)
+    fd: int = _waiting_syscall(_OPENAT2, dir_fd, name, ctypes.addressof(how), _HOW.size)
+    if fd < 0:
+        return ctypes.get_errno() == errno.EXDEV
+    os.close(fd)
+    return False
 
 
 def stat_now(name: bytes, dir_fd: int) -> os.stat_result:

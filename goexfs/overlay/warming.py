@@ -2,6 +2,7 @@
 
 Owns what is read along with a directory: the attributes of its names, the targets of its links, and the directories
 below it, in the order in which programs walk, as long as that is quick.  Answers nothing but what is in memory now.
+Nothing is asked of what is mounted below: our own mount would wait for us, and another one may be dead.
 
 Threading: worker threads only; everything here may wait for a disk.
 """
@@ -11,6 +12,8 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+
+from goexfs.overlay.nowait import is_mountpoint
 
 NAMES_LIMIT = 1024
 """names of one directory beyond which their attributes are not read along"""
@@ -76,14 +79,23 @@ def read_tree(top: int, *, attributes: bool) -> list[Known]:
 def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[bytes]:
     """Read one directory; the names of the directories in it, last first."""
     st = os.fstat(fd)
-    names = [os.fsencode(name) for name in os.listdir(fd)]
+    names, mounts = [], 0
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            name = os.fsencode(entry.name)
+            if entry.is_dir(follow_symlinks=False) and is_mountpoint(name, fd):
+                mounts += 1
+            else:
+                names.append(name)
     known.append(("list", (st.st_dev, st.st_ino)))
     if len(names) > NAMES_LIMIT:
         return []
     below = look(fd, names)
-    known.append(("names", (st.st_dev, st.st_ino)))
+    if not mounts:
+        known.append(("names", (st.st_dev, st.st_ino)))
     if attributes:
         for name in names:
             read_attributes(fd, name)
-        known.append(("xattrs", (st.st_dev, st.st_ino)))
+        if not mounts:
+            known.append(("xattrs", (st.st_dev, st.st_ino)))
     return below[::-1]
