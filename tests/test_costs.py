@@ -32,7 +32,8 @@ def test_reading_a_tree(standard_library: Path, area: Path) -> None:
         mount.wait_watched()
         first = run(mount, "find", ".", "-size", "+1k")
         assert waited_for(first) <= 5 * directories + 20, "listing a directory makes all in it known"
-        assert waited_for(run(mount, "find", ".", "-size", "+1k")) <= 5 * directories + 20
+        assert waited_for(run(mount, "find", ".", "-size", "+1k")) <= 2.2 * directories + 20, "listings are kept"
+        assert waited_for(run(mount, "find", ".", "-size", "+1k")) <= 1.2 * directories + 20, "and so are attributes"
         cold = run(mount, "grep", "-r", "no such words")
         assert cold["read"] <= files / 4, "small contents are pushed into the page cache when a file is opened"
         warm = run(mount, "grep", "-r", "no such words")
@@ -71,7 +72,8 @@ def test_git_status_of_an_untouched_tree(standard_library_base: Path, area: Path
         print("git status", waited_for(counted), dict(counted))
         assert status.stdout == ""
         assert counted["open"] < files / 10, "files are not opened to be hashed again"
-        assert waited_for(run(mount, "git", "--no-optional-locks", "status")) < files
+        run(mount, "git", "--no-optional-locks", "status")
+        assert waited_for(run(mount, "git", "--no-optional-locks", "status")) < files / 4
 
 
 def test_renaming_a_directory_of_the_base(area: Path) -> None:
