@@ -32,7 +32,8 @@ BARRED = {
     "goexfs.session": ("click", "sqlite3"),
     "goexfs.views": ("goexfs.overlay", "goexfs.fuse", "goexfs.session", "pyfuse3", "trio", "click", "rich"),
     "goexfs.secondlook": (
-        "goexfs.overlay", "goexfs.fuse", "goexfs.session", "goexfs.views", "pyfuse3", "trio", "click", "rich", "sqlite3",
+        "goexfs.overlay", "goexfs.fuse", "goexfs.session", "goexfs.views", "pyfuse3", "trio", "click", "rich",
+        "sqlite3",
     ),
     "goexfs.cli": ("sqlite3", "pyfuse3", "trio"),
 }

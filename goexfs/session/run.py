@@ -111,8 +111,8 @@ class Session(RunHandle):
         ``cwd`` (default: the current directory) is where it works if that is in the base, else it works in the base;
         ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``; without it the command gets the
         caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
-        is what it may do (see ``goexfs.Confinement``).  ``parts`` are runs over other bases that it has at their places,
-        too; only in the sandbox.  Without ``sandbox`` it works in the mount, unconfined.
+        is what it may do (see ``goexfs.Confinement``).  ``parts`` are runs over other bases that it has at their
+        places, too; only in the sandbox.  Without ``sandbox`` it works in the mount, unconfined.
         ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
         is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later it is killed.
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from goexfs.session.channel import INSIDE
 from goexfs.session import processes
+from goexfs.session.channel import INSIDE
 from goexfs.session.errors import SandboxError
 from goexfs.session.view import Region, View, is_inside
 from snapshots.names import readable
@@ -132,7 +132,7 @@ class Sandbox:
         if self.base == b"/":
             mounts.append(_bound(b"/sys", b"/sys", b"--ro-bind"))
         mounts += [_Mount(b"/dev", b"/dev", (b"--dev", b"/dev")), _Mount(b"/proc", b"/proc", (b"--proc", b"/proc"))]
-        # bubblewrap does this itself where it finds the directories writable; that of /proc/sys never is, its files are.
+        # bubblewrap does this itself where the directories are writable; that of /proc/sys never is, its files are.
         mounts += [_bound(path, path, b"--ro-bind") for path in _MACHINE if os.path.exists(path)]
         mounts += [_fresh(path, b"1777") for path in PRIVATE if self._is_private(path)]
         if self._is_private(RUN):

@@ -60,7 +60,9 @@ def test_what_gets_through_and_what_does_not(store: RunStore, fresh_base: Path, 
         assert "asked: GET /a?b=c HTTP/1.1" in plain
         assert "Proxy-Secret" not in plain and "keep-alive" not in plain
         assert "asked: anything" in said(rf"CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\nanything")
-        others = ("localhost:1", f"localhost:{server}", "127.1:80", "[::1]:80", "pypi.org:22", "pypi.org.evil.example:443")
+        others = (
+            "localhost:1", f"localhost:{server}", "127.1:80", "[::1]:80", "pypi.org:22", "pypi.org.evil.example:443",
+        )  # fmt: skip
         for other in others:
             assert " 403 " in said(rf"CONNECT {other} HTTP/1.1\r\nHost: {other}\r\n\r\n"), other
         for nonsense in ("nonsense", "GET /etc/passwd HTTP/1.1", "GET ftp://x/ HTTP/1.1"):

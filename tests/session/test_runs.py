@@ -169,7 +169,8 @@ def test_a_store_outside_tmp_is_empty_inside(fresh_base: Path) -> None:
 def test_writable_paths_and_network(store: RunStore, fresh_base: Path, area: Path) -> None:
     (area / "extra").mkdir()
     with store.start(fresh_base) as run:
-        assert run.exec(["touch", str(area / "extra/made")], confinement=Confinement.of(rw=[area / "extra"])).returncode == 0
+        writable = Confinement.of(rw=[area / "extra"])
+        assert run.exec(["touch", str(area / "extra/made")], confinement=writable).returncode == 0
         assert (area / "extra/made").exists()
         with pytest.raises(SandboxError):
             run.exec(["true"], confinement=Confinement.of(rw=[fresh_base / "src"]))
@@ -241,7 +242,8 @@ def test_a_run_ends_although_another_sandbox_holds_a_copy_of_its_mount(
     run = store.start(fresh_base)
     other = program(
         "with store.start(base) as run:\n"
-        f"  run.exec(['sh', '-c', 'touch {area}/ready; sleep 60'], confinement=goexfs.Confinement.of(rw=[{str(area)!r}]))\n"
+        f"  writable = goexfs.Confinement.of(rw=[{str(area)!r}])\n"
+        f"  run.exec(['sh', '-c', 'touch {area}/ready; sleep 60'], confinement=writable)\n"
     )  # fmt: skip
     assert eventually((area / "ready").exists, within=20)
     with open(run.mountpoint / "dirty", "wb") as file:

@@ -138,7 +138,8 @@ def test_the_session_process_is_killed(
     popen = program(
         f"with store.start(base, on_exit={on_exit!r}) as run:\n"
         "  say(run.id, run.mountpoint)\n"
-        f"  run.exec(['sh', '-c', {script!r}], confinement=goexfs.Confinement.of(rw=[{str(ready.parent)!r}]), grace=0.3)\n"
+        f"  writable = goexfs.Confinement.of(rw=[{str(ready.parent)!r}])\n"
+        f"  run.exec(['sh', '-c', {script!r}], confinement=writable, grace=0.3)\n"
     )
     run_id, mountpoint = line(popen).split(" ", 1)
     assert eventually(ready.exists, within=20)

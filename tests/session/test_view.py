@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
 from goexfs.session.confinement import writable_paths
+from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
 from goexfs.session.sandbox import Sandbox
 from goexfs.session.variables import for_command
 from goexfs.session.view import HOST, find_command
