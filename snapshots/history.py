@@ -14,7 +14,7 @@ import msgspec
 from snapshots.database import Row
 from snapshots.errors import HistoryGone, RunState, RunUnknown, SnapshotExists, SnapshotUnknown
 from snapshots.moments import parse_time
-from snapshots.runrecord import check_name
+from snapshots.runrecord import unfit
 from snapshots.store import Store
 from snapshots.timeline import position_at
 
@@ -53,12 +53,12 @@ class History:
         """Name the state of the last checkpoint (of a mounted run: seal it first).
 
         Without a name it gets one.  An automatic one that would name what it named already is not made again.
-        Errors: SnapshotExists, RunError for what cannot be a name, RunState for a run that is over.
+        Errors: SnapshotExists, SnapshotUnknown for what cannot be a name, RunState for a run that is over.
         """
         if name is not None:
-            check_name(name)
-            if name[0] in "~#{":
-                raise SnapshotUnknown(f"{name!r} cannot name a snapshot: it begins like another kind of point")
+            problem = unfit(name) or ("it begins like another kind of point" if name[0] in "~#{" else None)
+            if problem is not None:
+                raise SnapshotUnknown(f"{name!r} cannot name a snapshot: {problem}")
         now = time.time_ns()
         with self._db.transaction():
             key, position = self._run()
@@ -121,7 +121,8 @@ class History:
             return now
         snapshots = self.snapshots()
         if back > len(snapshots):
-            raise SnapshotUnknown(f"run {self.run_id} has {len(snapshots)} snapshots, so there is no {point}")
+            found = f"{len(snapshots)} snapshot{'s'[len(snapshots) == 1 :]}" if snapshots else "no snapshots"
+            raise SnapshotUnknown(f"run {self.run_id} has {found}, so there is no @{point}")
         return snapshots[-back].position
 
     def _reached(self, position: int, now: int) -> int:

@@ -203,13 +203,23 @@ def edited(text: Text, hunk: Hunk, lines: Sequence[bytes], *, context: int = CON
             side.append(rest)
     if tuple(old) != text.old[first:last]:
         raise ValueError("the lines with a space or - are not those of the file")
-    return Hunk(hunk.id, (Edit(first, last, hunk.edits[0].new_start, tuple(new)),))
+    new_start = hunk.edits[0].new_start - (hunk.start - first)
+    while first < last and new and text.old[first] == new[0]:
+        del new[0]
+        first, new_start = first + 1, new_start + 1
+    while first < last and new and text.old[last - 1] == new[-1]:
+        del new[-1]
+        last -= 1
+    return Hunk(hunk.id, (Edit(first, last, new_start, tuple(new)),))
 
 
 def _between_neighbours(text: Text, hunk: Hunk, first: int, last: int) -> tuple[int, int]:
-    """Context must not run over other edits: the lines there are not those of the new file."""
-    before = [edit.end for edit in text.edits if edit < hunk.edits[0]]
-    after = [edit.start for edit in text.edits if edit > hunk.edits[-1]]
+    """Context must not run over other edits: the lines there are not those of the new file.
+
+    Others are those away from the hunk: where it was edited by hand, the edit that it was made from lies within it.
+    """
+    before = [edit.end for edit in text.edits if edit.end < hunk.start]
+    after = [edit.start for edit in text.edits if edit.start > hunk.end]
     return max([first, *before]), min([last, *after])
 
 

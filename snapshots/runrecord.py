@@ -115,14 +115,19 @@ def unpack(row: Row) -> Run:
 
 def check_name(name: str) -> None:
     """Raise RunError unless ``name`` can name a run: printable, no spaces, ``/`` or ``@``, not like an option."""
+    problem = unfit(name)
+    if problem is not None:
+        raise RunError(f"{name!r} cannot name a run: {problem}")
+
+
+def unfit(name: str) -> str | None:
+    """Why ``name`` can name neither a run nor a snapshot; None when it can."""
     if not 0 < len(name) <= NAME_LIMIT:
-        problem = "it is empty" if not name else f"it is longer than {NAME_LIMIT} characters"
-    elif name.startswith("-"):
-        problem = "it looks like an option"
-    elif not name.isprintable() or any(char.isspace() for char in name):
-        problem = "it has spaces or characters that cannot be printed"
-    elif "/" in name or "@" in name:
-        problem = "it has '/' or '@' in it"
-    else:
-        return
-    raise RunError(f"{name!r} cannot name a run: {problem}")
+        return "it is empty" if not name else f"it is longer than {NAME_LIMIT} characters"
+    if name.startswith("-"):
+        return "it looks like an option"
+    if not name.isprintable() or any(char.isspace() for char in name):
+        return "it has spaces or characters that cannot be printed"
+    if "/" in name or "@" in name:
+        return "it has '/' or '@' in it"
+    return None

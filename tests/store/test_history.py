@@ -160,6 +160,9 @@ def test_names_of_points(store: Store, author: Author) -> None:
         history.position(f"#{three}")
     with pytest.raises(SnapshotExists):
         history.snapshot("one")
+    for name in ("", "two words", "a/b", "~9", "#1", "{x"):
+        with pytest.raises(SnapshotUnknown, match="cannot name a snapshot"):
+            history.snapshot(name)
 
 
 def test_times() -> None:

@@ -120,6 +120,21 @@ def test_edited_content(work, store):
     assert view(w) == before
 
 
+@pytest.mark.parametrize("ours", [b"aaa", b"zzz"], ids=["sorts before the run's", "sorts after it"])
+def test_a_hunk_that_was_edited_can_be_shown_and_edited_again(ours):
+    """What is shown of it is its own edit and the file's lines around that, whatever was edited."""
+    text = hunks.compare(OLD.encode(), edited(OLD, 10, 20).encode())
+    hunk = hunks.hunks(text)[0]
+    shown = hunks.unified(text, hunk)[1:]
+    mine = [line.replace(b"LINE 10", ours) for line in shown]
+    first = hunks.edited(text, hunk, mine)
+    assert hunks.unified(text, first) == [b"@@ -8,7 +8,7 @@", *mine]
+    assert first.edits == ((10, 11, 10, (ours + b"\n",)),)
+    again = hunks.edited(text, first, hunks.unified(text, first)[1:])
+    assert again == first
+    assert hunks.apply(text, again.edits) == edited(OLD, 10).replace("LINE 10", ours.decode()).encode()
+
+
 def test_a_part_of_a_new_file_in_a_new_directory(work, store):
     def change(there):
         (there / "a" / "b").mkdir(parents=True)
