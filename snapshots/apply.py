@@ -94,6 +94,7 @@ class Application:
         self._start_times: dict[bytes, Times] = {}
         self._at: bytes = b""
         """what is being worked on, for messages"""
+        self.token = b""
         self.progress: Callable[[int, int], None] | None = None
         """told how much of how much is done"""
         self._done = 0
@@ -103,10 +104,10 @@ class Application:
         self.staging.tick = self._tick
 
     @classmethod
-    def of_crashed(cls, base: BaseTree, name: bytes, slots: Slots) -> Self | None:
+    def of_crashed(cls, base: BaseTree, name: bytes, slots: Slots, token: bytes) -> Self | None:
         """The one that died after its commit point; None when there is none.
 
-        Errors: MergeError when its journal is damaged.
+        Errors: MergeError when its journal is damaged, or not the one with this ``token``.
         """
         staging = Staging(base, None, name)
         if not staging.reopen():
@@ -121,6 +122,8 @@ class Application:
             raise MergeError(
                 f"the journal in {readable(name)} in the base is damaged ({e}); see what is in there"
             ) from e
+        if course.token != token:  # planted: it would be carried out with the rights of whoever recovers
+            raise MergeError(f"the journal in {readable(name)} in the base is not that of the merge; move it away")
         self = cls(course.plan, base, None, name, slots, backward=course.backward, trail=course.trail)
         self.staging = staging
         self._course = course
@@ -198,7 +201,7 @@ class Application:
                     swaps[op.slot] = (seen.dev, seen.ino) if seen is not None else (op.expected.dev, op.expected.ino)
         times = self._start_times if self._trail is None else self._trail.times
         self._course = Course(
-            self.plan, self.backward, self._start_times, end_times, root_times, swaps, times, self._trail
+            self.plan, self.backward, self._start_times, end_times, root_times, swaps, times, self._trail, self.token
         )
 
     def _end_times(self) -> tuple[dict[bytes, Times], Times]:

@@ -72,6 +72,8 @@ class Course(msgspec.Struct, frozen=True):
     """see ``Trail``"""
     trail: Trail | None
     """of what is taken back; None for a plan that is new"""
+    token: bytes = b""
+    """the one in the log of merges; a journal without it is somebody else's, and is not carried out"""
 
 
 class Homes:

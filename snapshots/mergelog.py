@@ -46,6 +46,8 @@ class Pending(msgspec.Struct, frozen=True):
     """of the base, before"""
     rest: bytes = b""
     """the encoded checkpoint that drops what is merged from the run; empty when all of it is"""
+    token: bytes = b""
+    """random bytes that the journal in the base must have, for whoever owns the base could put another one there"""
 
 
 class MergeRecord(msgspec.Struct, frozen=True):
@@ -97,7 +99,9 @@ class MergeLog:
                     break
                 except FileExistsError:
                     number += 1
-            pending = Pending(number, run_id, label, base, base_identity, staging, undoes, root_times, rest)
+            pending = Pending(
+                number, run_id, label, base, base_identity, staging, undoes, root_times, rest, os.urandom(16)
+            )
             path = f"{self._path}/{_PENDING}{number}"
             fd = durable.create(f"{self.directory(number)}/{_PENDING}", 0o600)
             try:

@@ -67,7 +67,7 @@ def _recover(store: Store, log: MergeLog, pending: Pending) -> RecoveredMerge:
                 f"{readable(pending.base)} is not the directory into which a merge was interrupted; move that one back"
             )
         home = home_of(base, log, pending)
-        application = Application.of_crashed(base, pending.staging, home)
+        application = Application.of_crashed(base, pending.staging, home, pending.token)
         if application is not None:
             log.unwrite(pending.number)
             try:
@@ -125,6 +125,7 @@ def go_through(
             log.unwrite(pending.number)
             raise
 
+    application.token = pending.token
     try:
         leftover = (application.resume if resume else application.run)(record)
     except BaseException:

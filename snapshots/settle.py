@@ -7,6 +7,7 @@ merged texts as objects.  Belongs to the thread of the store.
 *ours* is the base (into which is merged), *theirs* the run: as when git merges a branch.
 """
 
+import os
 import stat
 import time
 from collections.abc import Callable, Iterable
@@ -224,7 +225,7 @@ class _Settling:
         if conflict.base is None or st is None or not stat.S_ISREG(st.st_mode):
             return False
         then = self._identity_then(entry, link)
-        attrs = self._merged_attrs(entry, then, st.st_mode, (st.st_uid, st.st_gid), marked=marked)
+        attrs = self._merged_attrs(entry, then, conflict.base, st, marked=marked)
         if attrs is None:
             return False
         now = Identity.of(st)
@@ -264,9 +265,10 @@ class _Settling:
         return self.amendment.renew(entry.ino, **attrs, content=entry.content)
 
     def _merged_attrs(
-        self, entry: Entry, then: Identity | None, mode_now: int, owner_now: tuple[int, int], *, marked: bool
+        self, entry: Entry, then: Identity | None, path: bytes, st: os.stat_result, *, marked: bool
     ) -> dict[str, object] | None:
         """Mode and owner of both; None when they are in conflict.  ``marked``: then the run's."""
+        mode_now, owner_now = st.st_mode, (st.st_uid, st.st_gid)
         mode: int = entry.mode
         if mode != mode_now and then is not None:
             if mode == then.mode:
@@ -281,9 +283,10 @@ class _Settling:
                 fields.update(uid=owner_now[0], gid=owner_now[1])
             elif not marked:
                 return None  # nobody knows who of the two changed it
-        own_xattrs = entry.origin is not None and entry.changed & Changed.XATTRS
-        if own_xattrs and entry.origin is not None and not marked:
-            return fields if carried(entry.xattrs or {}) == carried(self._base.xattrs(entry.origin.path)) else None
+        if entry.origin is None and (entry.uid, entry.gid) != owner_now and not marked:
+            return None  # a new file in the old one's place: all of its attributes are the run's
+        if (entry.origin is None or entry.changed & Changed.XATTRS) and not marked:
+            return fields if carried(entry.xattrs or {}) == carried(self._base.xattrs(path)) else None
         return fields
 
     def _texts(self, path: bytes, entry: Entry, then: Identity | None) -> tuple[bytes | None, bytes, bytes] | None:

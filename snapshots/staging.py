@@ -80,12 +80,17 @@ class Staging:
             disk.set_xattrs(root, self.name, lists, {})
 
     def reopen(self) -> bool:
-        """Take over the directory that is there; False when there is none."""
+        """Take over the directory that is there; False when there is none.  MergeError when it is none."""
         root = self._tree.fd(self._tree.root)
         try:
             self.fd = disk.open_dir(root, self.name)
         except FileNotFoundError:
             return False
+        except OSError as e:
+            raise MergeError(
+                f"{readable(self.name)} in the base is not what an interrupted merge left there ({e.strerror}): move it"
+                " away, and try again"
+            ) from e
         self.made = True
         return True
 

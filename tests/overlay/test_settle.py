@@ -172,6 +172,24 @@ def test_modes_in_conflict(scene: Scene) -> None:
     assert stat.S_IMODE((scene.base / "d").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("what", ["owner", "xattr"])
+def test_attributes_that_a_new_file_would_take_away(scene: Scene, what: str) -> None:
+    """Of a replaced file all attributes are the run's; what the base set meanwhile must not go unnoticed."""
+    replace(scene, "f", text(l3="run"))
+    in_base(scene, "f", text(l20="base"))
+    if what == "owner":
+        os.chown(scene.base / "f", 1234, 1234)
+    else:
+        os.setxattr(scene.base / "f", "user.mine", b"1")
+    before = picture(scene.base)
+    assert refused(scene) == [("f", "BOTH_MODIFIED")]
+    assert differences(before, picture(scene.base)) == []
+    assert merged(scene, resolve=all_of("theirs")).number == 1
+    assert (scene.base / "f").read_text() == text(l3="run")
+    undo(scene.store, 1)
+    assert differences(before, picture(scene.base)) == []
+
+
 def test_binaries_are_not_merged(scene: Scene) -> None:
     scene.write(b"binary", 0, b"\1")
     scene.seal()

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from snapshots import disk, durable
+from snapshots.course import Course
 from snapshots.errors import BaseError, Conflict, GoexfsError, MergeError
 from snapshots.merge import merge
 from snapshots.mergelog import MergeLog
@@ -233,3 +235,63 @@ def test_names_of_every_kind_and_devices(tmp_path: Path) -> None:
             merge(store, again.run)
         assert str(e.value).isprintable()
         assert len(e.value.conflicts) == len(NAMES)
+
+
+def killed_before(place: Path, step: str, verb: Callable[[Store], object]) -> None:
+    """A process that dies before the first step of this name."""
+    pid = os.fork()
+    if not pid:
+        def seam(name: str, where: object) -> None:
+            if name == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        durable.seam = seam
+        with Store.open(place / "store") as store:
+            verb(store)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("kind", ["symlink", "file", "fifo"])
+def test_something_else_has_the_name_of_an_interrupted_merge(tmp_path: Path, kind: str) -> None:
+    scene = Scene(tmp_path / "x")
+    killed_before(scene.place, "base mkdir", lambda store: merge(store, scene.run))
+    with Store.open(scene.place / "store") as store:
+        (pending,) = MergeLog(store).interrupted()
+        planted = scene.base / os.fsdecode(pending.staging)
+        if kind == "symlink":
+            planted.symlink_to(scene.outside)
+        elif kind == "file":
+            write(planted, "somebody's own")
+        else:
+            os.mkfifo(planted)
+        assert recover_merges(store) == []
+        for _ in range(2):
+            with pytest.raises(MergeError, match="move it away"):
+                merge(store, scene.run)
+        scene.assert_untouched()
+        planted.unlink()
+        assert merge(store, scene.run).merged
+
+
+@pytest.mark.parametrize("verb", ["merge", "undo"])
+def test_a_journal_that_somebody_put_into_the_base_is_not_carried_out(tmp_path: Path, verb: str) -> None:
+    """Else the owner of a base would have what he likes done with the rights of whoever recovers."""
+    scene = Scene(tmp_path / "x")
+    if verb == "undo":
+        with Store.open(scene.place / "store") as store:
+            merge(store, scene.run)
+    do: Callable[[Store], object] = (lambda s: merge(s, scene.run)) if verb == "merge" else (lambda s: undo(s, 1))
+    killed_before(scene.place, "base exchange", do)
+    with Store.open(scene.place / "store") as store:
+        (pending,) = MergeLog(store).interrupted()
+        staging = scene.base / os.fsdecode(pending.staging)
+        (journal,) = (path for path in staging.iterdir() if path.name in ("attach", "detach"))
+        real = journal.read_bytes()
+        forged = msgspec.msgpack.decode(real, type=Course)
+        journal.write_bytes(msgspec.msgpack.encode(msgspec.structs.replace(forged, token=bytes(16))))
+        with pytest.raises(MergeError, match="not that of the merge"):
+            recover_merges(store, base=os.fsencode(scene.base))
+        journal.write_bytes(real)
+        assert len(recover_merges(store, base=os.fsencode(scene.base))) == 1
+        assert list(MergeLog(store).interrupted()) == []
