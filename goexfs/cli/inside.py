@@ -89,6 +89,11 @@ def _fields(snapshot: Snapshot) -> dict[str, object]:
 @color_option
 def diff_command(paths: tuple[bytes, ...], form: str | None, color: str) -> None:
     """Show what this run changed until now, below each PATH or everywhere."""
+    for path in paths:
+        if path.startswith(OWN.encode()) and path != OWN.encode():
+            raise click.BadParameter(
+                f"inside a run diff compares it with the base only, as it is now; a path would be ./{printable(path)}"
+            )
     chosen = tuple(below(path) for path in paths if path != OWN.encode())
     kind = form or "patch"
     told = ask(Asked("diff", paths=chosen, form=kind))  # type: ignore[arg-type]

@@ -204,10 +204,12 @@ def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]", effects:
 
     try:
         wish = effect.decide(run, effects)
-        run.merge(effects="refuse" if wish == "refuse" else "skip")
+        result = run.merge(effects="refuse" if wish == "refuse" else "skip")
     except (Conflict, MergeError, EffectsPending) as error:
         return _kept_because(run, status, changes, error)
     note(f"merged {run.record.label} into {home(run.base)}: {summary.counts(changes)}")
+    if result.number:
+        note(f"goexfs undo {result.number} takes it back")
     if wish == "run":
         try:
             effect.carry_out(run)

@@ -137,7 +137,13 @@ class RunHandle(Past, Account, Activity, Onto):
             return self._changes(paths, times=times, position=self.position(at))
         state = self.state
         if state == "active":
-            self.seal()
+            try:
+                self.seal()
+            except ServerError:
+                # The lock may be that of whoever recovers it at this moment: then there is no server any more.
+                if not self._wait_for_end(2.0):
+                    raise
+                self.recover()
         elif state == "crashed":
             self.recover()
         return self._changes(paths, times=times)

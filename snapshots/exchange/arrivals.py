@@ -118,7 +118,7 @@ class _Limited:
         self._budget.left -= len(data)
         if self._budget.left < 0:
             raise ImportRefused(
-                f"{self._budget.source} holds more than {self._budget.most >> 20} MiB; --limit allows more (nothing was"
+                f"{self._budget.source} holds more than {self._budget.most:,} bytes; --limit allows more (nothing was"
                 " imported)"
             )
         return data

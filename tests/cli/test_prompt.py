@@ -32,6 +32,7 @@ def states(goexfs: Command) -> list[str]:
 def test_merge(asked: Terminal, goexfs: Command, fresh_base: Path) -> None:
     asked.type("m\n")
     asked.expect("merged")
+    asked.expect("goexfs undo 1 takes it back")
     assert asked.wait() == 0
     assert (fresh_base / "added").read_text() == "new\n"
     assert not (fresh_base / "docs" / "link").is_symlink()

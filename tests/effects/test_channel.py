@@ -90,6 +90,7 @@ def test_what_is_the_users(run, store, fresh_base):
             assert err.count("\n") == 1, err
             assert err.startswith(f"goexfs: {words[0]} is the user's")
         assert goexfs_inside(run, "effect", "run", run.id)[0] == 2  # no such command
+        assert goexfs_inside(run, "diff", "@one")[0] == 2, "a point, which is no path either"
         assert run.state == other.state == "active"
     finally:
         other.discard(forget=True)

@@ -137,7 +137,7 @@ def test_a_bomb(scene, area):
     with gzip.open(area / "evil.tar", "wb", compresslevel=1) as out:
         with tarfile.open(fileobj=out, mode="w|") as tar:
             tar.addfile(info, Zeros())
-    with pytest.raises(ImportRefused, match="more than 8 MiB"):
+    with pytest.raises(ImportRefused, match="more than 8,388,608 bytes"):
         scene.bring(area / "evil.tar", limit=8 << 20)
     assert scene.store.runs(all=True) == []
     os.unlink(area / "evil.tar")

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,25 @@ def test_a_killed_server_is_a_crash_and_the_run_goes_on(store: RunStore, fresh_b
     assert run.unmount() == ()
     assert run.state == "kept"
     assert os.listdir(area / "mnt") == []
+    run.discard()
+
+
+def test_a_diff_while_somebody_else_recovers_the_run(store: RunStore, fresh_base: Path, area: Path) -> None:
+    """Who recovers it has the lock that its server had, so it looks mounted for that moment."""
+    (area / "mnt").mkdir()
+    run = store.mount(fresh_base, area / "mnt")
+    (area / "mnt/made").write_text("x" * 10)
+    run.seal()
+    os.kill(run.status().pid, signal.SIGKILL)
+    assert eventually(lambda: run.state == "crashed", within=10)
+    lock = store.store.runs.lock(run.id)
+    lock.__enter__()
+    letting_go = threading.Timer(0.3, lock.__exit__, (None, None, None))
+    letting_go.start()
+    assert run.state == "active"
+    assert changes(run) == {b"made": "A"}
+    letting_go.join()
+    assert run.state == "kept"
     run.discard()
 
 
