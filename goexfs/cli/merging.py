@@ -18,7 +18,7 @@ from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, json_option
 from goexfs.cli.progress import progress
 from goexfs.cli.several import merge_several, more_runs
-from goexfs.cli.sides import SidesCommand, merge_fields, resolve_by, say_settled, sides_options
+from goexfs.cli.sides import SidesCommand, merge_fields, resolve_by, say_settled, sides_options, taken
 
 if TYPE_CHECKING:
     from goexfs.secondlook import SecondLook
@@ -108,6 +108,7 @@ def merge_command(
                 document = merge_fields(run, changes, dry_run=dry_run, conflicts=error.conflicts)
                 print_json({**document, **attention.fields(look)})
             raise
+        changes = taken(changes, result.settled)
         if as_json:
             print_json({**merge_fields(run, changes, dry_run=dry_run, result=result), **attention.fields(look)})
         else:

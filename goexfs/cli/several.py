@@ -12,7 +12,7 @@ import click
 from goexfs.cli import summary
 from goexfs.cli.output import home, note, print_json, quoted
 from goexfs.cli.progress import progress
-from goexfs.cli.sides import merge_fields, say_settled
+from goexfs.cli.sides import merge_fields, say_settled, taken
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -62,6 +62,7 @@ def merge_several(
             left.append((run, refused))
             fields.append(merge_fields(run, changes, conflicts=refused.conflicts))
             continue
+        changes = taken(changes, result.settled)
         fields.append(merge_fields(run, changes, result=result))
         if not as_json:
             click.echo(f"{run.record.label}: {summary.counts(changes)}; merged into {home(run.base)}")
@@ -73,4 +74,5 @@ def merge_several(
     if left:
         names = ", ".join(run.record.label for run, _ in left)
         conflicts = tuple(conflict for _, refused in left for conflict in refused.conflicts)
-        raise Conflict(f"{len(left)} of {len(runs)} runs are in conflict and were left: {names}", conflicts)
+        message = f"{len(left)} of {len(runs)} runs are in conflict and were left: {names}"
+        raise Conflict(f"{message}; goexfs conflicts RUN lists where", conflicts)

@@ -80,6 +80,20 @@ def say_settled(settled: "Iterable[Settled]") -> None:
         note(f"{word}: {listed}{more}")
 
 
+def taken(changes: "Iterable[Change]", settled: "Iterable[Settled]") -> "list[Change]":
+    """The changes without those that are dropped because the base's version stays."""
+    dropped = [each.path for each in settled if each.how == "ours"]
+
+    def stays(change: "Change") -> bool:
+        holds = change.path + b"/"  # of a directory that was to go, too, when something in it stays
+        return any(
+            path == change.path or change.path.startswith(path + b"/")
+            or (change.status == "D" and path.startswith(holds)) for path in dropped
+        )  # fmt: skip
+
+    return [change for change in changes if not stays(change)]
+
+
 def settled_fields(settled: "Iterable[Settled]") -> list[dict[str, Any]]:
     """The same as JSON."""
     from snapshots.names import text_fields

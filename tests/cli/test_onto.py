@@ -57,6 +57,23 @@ def test_conflicts_and_sides(goexfs: Command, base: Path) -> None:
     assert differences(before, picture(base)) == []
 
 
+def test_what_the_base_keeps_is_not_said_to_be_merged(goexfs: Command, base: Path) -> None:
+    """Neither the change nor that of the directory around it."""
+    (base / "dir").mkdir()
+    (base / "dir" / "one").write_text("1\n")
+    goexfs.kept(f"{edit(3, 'run', 'a', 'b')}; rm -r dir", name="mine")
+    time.sleep(0.01)
+    (base / "a").write_text(text(l3="user"))
+    (base / "dir" / "one").write_text("2\n")
+    planned = goexfs.json("merge", "mine", "--ours", "--dry-run")
+    assert [each["path"] for each in planned["changes"]] == ["b"]
+    done = goexfs("merge", "mine", "--ours")
+    assert done.returncode == 0, done.stderr
+    assert "1 change: 1 modified; merged into" in done.stdout
+    assert "the base's version stays: a, dir/one" in done.stderr
+    assert (base / "dir" / "one").read_text() == "2\n"
+
+
 def test_rebase(goexfs: Command, base: Path) -> None:
     goexfs.kept(edit(3, "run", "a"), name="mine")
     time.sleep(0.01)
@@ -83,7 +100,7 @@ def test_several_runs(goexfs: Command, base: Path) -> None:
     goexfs.kept("rm c", name="four")
     done = goexfs("merge", "one", "two", "three", "four")
     assert done.returncode == 79
-    assert "1 of 4 runs are in conflict and were left: three" in done.stderr
+    assert "1 of 4 runs are in conflict and were left: three; goexfs conflicts RUN lists where" in done.stderr
     assert (base / "a").read_text() == text(l3="one", l20="two")
     assert not (base / "c").exists()
     assert [each["state"] for each in goexfs.json("merges")["merges"]] == ["can be undone"] * 3
