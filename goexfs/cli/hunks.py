@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import home, print_json, printable, quoted, styled, use_color
+from goexfs.cli.output import home, note, print_json, printable, quoted, styled, use_color
 from goexfs.cli.params import ANY_PATH, RUN, below_base, color_option, json_option
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def hunks_command(ref: str, paths: tuple[bytes, ...], color: str, as_json: bool)
             print_json({"run": run.id, "changes": [_fields(change, found) for change, found in listed]})
         else:
             pager.page(_lines(listed, use_color(color)))
+            if below and not listed:
+                note(f"run {run.record.label} changed nothing at {', '.join(map(quoted, below))}")
 
 
 def _fields(change: "Change", found: "Parts") -> dict[str, Any]:

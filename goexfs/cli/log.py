@@ -59,6 +59,8 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
             )
         else:
             pager.page((_line(log, event) + "\n").encode() for event in events)
+            if tops and not events:
+                note(f"the log of run {run.record.label} has nothing about {', '.join(map(quoted, tops))}")
 
 
 def _line(log: "Log", event: "Event") -> str:

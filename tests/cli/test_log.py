@@ -40,6 +40,12 @@ def test_what_happened_and_who_did_it(goexfs: Command) -> None:
     text = goexfs("log", "@", "out/copy").stdout.splitlines()
     assert any("create" in line and "out/copy" in line and "cp README.md out/copy" in line for line in text)
     assert all("out/copy" in line for line in text)
+    nothing = goexfs("log", "@", "unread")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "has nothing about unread" in nothing.stderr
+    nothing = goexfs("hunks", "@", "unread")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+    assert "changed nothing at unread" in nothing.stderr
 
     blamed = goexfs.json("blame", "@", "out/uno")
     assert blamed["command"][:2] == ["sh", "-c"]
