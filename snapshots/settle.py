@@ -153,6 +153,8 @@ class _Settling:
             if now is not None and stat.S_ISDIR(now.st_mode) and self.amendment.adopt_directory(conflict.link):
                 return "combined"
         if conflict.kind in (ConflictKind.BOTH_MODIFIED, ConflictKind.BOTH_ADDED) and stat.S_ISREG(entry.mode):
+            if _is_moved_over(conflict, entry):
+                return None  # its ancestor is another file's
             return "merged" if self._merge_files(conflict, entry, conflict.link, marked=False) else None
         return None
 
@@ -340,7 +342,8 @@ class _Settling:
         entry = self.amendment.entries.get(conflict.node)
         if entry is None:
             return False
-        if entry.origin is not None and conflict.kind in (ConflictKind.BOTH_MODIFIED, ConflictKind.ATTRIBUTES):
+        is_own = entry.origin is not None and not _is_moved_over(conflict, entry)
+        if is_own and conflict.kind in (ConflictKind.BOTH_MODIFIED, ConflictKind.ATTRIBUTES):
             return self.amendment.renew(entry.ino)
         if conflict.kind in (ConflictKind.DELETED_IN_BASE, ConflictKind.KIND) and not self.amendment.detach(entry.ino):
             return False
@@ -350,7 +353,7 @@ class _Settling:
 
     def _marked(self, conflict: PathConflict) -> bool:
         entry = self.amendment.entries.get(conflict.node)
-        if entry is None or conflict.link is None or not stat.S_ISREG(entry.mode):
+        if entry is None or conflict.link is None or not stat.S_ISREG(entry.mode) or _is_moved_over(conflict, entry):
             return False
         if conflict.kind not in (ConflictKind.BOTH_MODIFIED, ConflictKind.BOTH_ADDED):
             return False
@@ -379,6 +382,11 @@ class _Settling:
         else:
             self.amendment.hide_present(link)
         self.settled += [Settled(conflict.path, str(wanted[conflict.path])) for conflict in group]
+
+
+def _is_moved_over(conflict: PathConflict, entry: Entry) -> bool:
+    """Whether the conflict is about what a file of the base was renamed over, and not about that file."""
+    return entry.origin is not None and conflict.base is not None and conflict.base != entry.origin.path
 
 
 def by_pattern(*, ours: Iterable[str] = (), theirs: Iterable[str] = (), markers: Iterable[str] = ()) -> Resolve:

@@ -28,6 +28,8 @@ def choice(
         raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
     from pathspec import GitIgnoreSpec
 
+    from snapshots.basepaths import is_below
+
     below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
     wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
     unwanted = GitIgnoreSpec.from_lines(exclude)
@@ -36,8 +38,11 @@ def choice(
     def choose(change: "Change") -> bool:
         if change.status not in letters or (made is not None and not made(change)):
             return False
-        names = [os.fsdecode(path) for path in (change.path, change.old_path) if path is not None]
-        if wanted is not None and b"" not in below and not any(wanted.match_file(name) for name in names):
+        both = [path for path in (change.path, change.old_path) if path is not None]
+        names = [os.fsdecode(path) for path in both]
+        # A name may have characters in it that mean something else in a pattern.
+        is_named = any(path == each or is_below(path, each) for path in both for each in below)
+        if wanted is not None and not is_named and not any(wanted.match_file(name) for name in names):
             return False
         return not any(unwanted.match_file(name) for name in names)
 

@@ -173,6 +173,16 @@ def test_merge(goexfs: Command, edited: str, fresh_base: Path) -> None:
     assert goexfs("merge", edited).returncode == 72
 
 
+def test_a_path_with_characters_of_patterns_is_a_path(goexfs: Command, fresh_base: Path) -> None:
+    names = ["[a]", "end ", "tab\t", "a\\b", "esc\x1b[31m", "!not", "#is"]
+    made = [*names, "other"]
+    run = goexfs.kept("".join(f"mkdir 'd{name}'; echo x > 'd{name}/f'; echo x > '{name}';" for name in made))
+    assert goexfs("merge", run, *(f"./{name}" for name in names), *(f"d{name}" for name in names)).returncode == 0
+    for name in names:
+        assert (fresh_base / name).exists() and (fresh_base / f"d{name}" / "f").exists()
+    assert not (fresh_base / "other").exists()
+
+
 def test_a_conflict_is_refused_with_the_paths(goexfs: Command, edited: str, fresh_base: Path) -> None:
     (fresh_base / "README").write_text("changed meanwhile\n")
     before = picture(fresh_base)

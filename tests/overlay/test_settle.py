@@ -190,6 +190,28 @@ def test_attributes_that_a_new_file_would_take_away(scene: Scene, what: str) -> 
     assert differences(before, picture(scene.base)) == []
 
 
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_a_file_of_the_base_moved_over_one_that_the_base_changed(scene: Scene, side: str, edited: bool) -> None:
+    if edited:
+        write(scene, "d/a", text(l3="run"))
+    scene.mount.rename(b"d/a", b"f")
+    in_base(scene, "f", text(l20="base"))
+    before = picture(scene.base)
+    assert refused(scene) == [("f", "BOTH_MODIFIED")]
+    with pytest.raises(Conflict, match="cannot be written with markers"):
+        merged(scene, resolve=all_of("markers"))
+    merged(scene, resolve=all_of(side))
+    if side == "ours":
+        assert (scene.base / "f").read_text() == text(l20="base")
+        assert (scene.base / "d" / "a").read_text() == text()
+        return
+    assert (scene.base / "f").read_text() == (text(l3="run") if edited else text())
+    assert not (scene.base / "d" / "a").exists()
+    undo(scene.store, 1)
+    assert differences(before, picture(scene.base)) == []
+
+
 def test_binaries_are_not_merged(scene: Scene) -> None:
     scene.write(b"binary", 0, b"\1")
     scene.seal()
