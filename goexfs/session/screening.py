@@ -46,20 +46,22 @@ class Screen:
         """Whether some rule may have to do with it: a name that one matches, or a directory of the base that goes."""
         if not self._matcher.kinds:
             return False
-        waiting = [(ROOT_INO, b"")]
+        waiting = [(ROOT_INO, b"", True)]
         while waiting:
-            parent, above = waiting.pop()
+            parent, above, in_base = waiting.pop()
             for name, ino in state.links.get(parent, {}).items():
                 path = join(above, name)
                 entry = state.entries.get(ino)
                 if self._matcher.may_match(name):
                     return True
-                if entry is None or not entry.is_dir or entry.opaque or entry.origin is None:
+                may_be_there = in_base
+                if in_base and (entry is None or not entry.is_dir or entry.opaque or entry.origin is None):
                     st = base.stat(path)
                     if st is not None and stat.S_ISDIR(st.st_mode):
                         return True
+                    may_be_there = False
                 if entry is not None and entry.is_dir:
-                    waiting.append((ino, path))
+                    waiting.append((ino, path, may_be_there))
         return False
 
     def _check_paths(self, change: Change) -> None:
