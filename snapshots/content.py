@@ -8,9 +8,9 @@ import errno
 import os
 import stat
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from snapshots.basepaths import BasePaths
 from snapshots.entries import Content, Entry, Identity
@@ -29,6 +29,14 @@ class ObjectReader(Protocol):
 
     def descriptor(self, name: bytes) -> int | None:
         """The open file of an object that is a file, borrowed until the next call; None for others."""
+
+
+@runtime_checkable
+class RowReader(Protocol):
+    """What saves a query for each small file, where there is such a thing."""
+
+    def read_rows(self, names: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Those of many objects that are small and there, by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import os
 import stat
 from functools import cache
 
+from snapshots import durable
 from snapshots.durable import NOT_IN_KERNEL, step
 from snapshots.names import readable
 
@@ -113,17 +114,22 @@ def mknod(dir_fd: int, name: bytes, mode: int, rdev: int) -> None:
     os.mknod(name, stat.S_IFMT(mode) | 0o600, rdev, dir_fd=dir_fd)
 
 
-def create(dir_fd: int, name: bytes) -> int:
-    """A new empty file, open for writing."""
-    step("base create", readable(name))
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def create(dir_fd: int, name: bytes, mode: int = 0o600) -> int:
+    """A new empty file, open for writing; of ``mode`` the umask may take bits away."""
+    if durable.seam is not None:
+        step("base create", readable(name))
+    return os.open(name, _CREATE, mode, dir_fd=dir_fd)
 
 
 def write(fd: int, data: bytes, offset: int) -> None:
     """Write all of some bytes at an offset."""
     view = memoryview(data)
     while view:
-        step("base write", f"fd {fd}")
+        if durable.seam is not None:
+            step("base write", f"fd {fd}")
         done = os.pwrite(fd, view, offset)
         view, offset = view[done:], offset + done
 
@@ -200,11 +206,13 @@ def own_file(fd: int, uid: int, gid: int) -> None:
     os.fchown(fd, uid, gid)
 
 
-def finish_file(fd: int, mode: int, times_ns: tuple[int, int]) -> None:
-    """Set permission bits and times of an open file that the merge made, after everything was written."""
-    step("base chmod", f"fd {fd}")
-    os.fchmod(fd, mode)
-    step("base utime", f"fd {fd}")
+def finish_file(fd: int, mode: int | None, times_ns: tuple[int, int]) -> None:
+    """Set permission bits (None: they are right) and times of an open file that the merge made, when it is written."""
+    if mode is not None:
+        step("base chmod", f"fd {fd}")
+        os.fchmod(fd, mode)
+    if durable.seam is not None:
+        step("base utime", f"fd {fd}")
     os.utime(fd, ns=times_ns)
 
 

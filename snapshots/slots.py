@@ -32,8 +32,7 @@ class Fresh:
         """Make what is new."""
         assert self._plan is not None
         staging.create()
-        for make in self._plan.makes:
-            staging.make((make,))
+        staging.make(self._plan.makes)
 
     def give_back(self, staging: Staging) -> None:
         """Remove them."""

@@ -8,13 +8,14 @@ Belongs to the thread of its ``BaseTree``.
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 
 from snapshots import disk
 from snapshots.base import STAGING_PREFIX, BaseTree
 from snapshots.basepaths import BasePaths, join, split
-from snapshots.content import BaseContent, ObjectReader, StoredContent, open_entry
-from snapshots.entries import Entry
+from snapshots.content import BaseContent, ObjectReader, RowReader, StoredContent, open_entry
+from snapshots.entries import Entry, Extent
 from snapshots.errors import BaseChanged, MergeError
 from snapshots.large import Giving
 from snapshots.layout import OBJECT_MODE
@@ -28,6 +29,12 @@ _COPY = 8 << 20
 _STEP = 256 << 20
 COST = 4096
 """What a file or an operation costs beside its bytes, in bytes: for the progress."""
+
+
+_PERMISSIONS = 0o777
+_SMALL = 16 << 10
+_BATCH = 256
+"""Bytes of a file whose content is read with others', and of how many others: they are in memory together."""
 
 
 def staging_name(run_id: str) -> bytes:
@@ -136,16 +143,26 @@ class Staging:
 
     def make(self, makes: Iterable[Make]) -> None:
         """Make new nodes, parents first; BaseChanged when the base no longer has what a content takes from it."""
-        for make in makes:
-            above, name = split(make.staged)
-            self._make(self._tree.fd(self._paths.dir(join(self.name, above) if above else self.name)), name, make)
-            self.tick(COST)
+        for batch in _batches(makes):
+            small = self._read_small(batch)
+            last: bytes | None = None
+            for make in batch:
+                above, name = split(make.staged)
+                if above != last:
+                    directory, last = self._paths.dir(join(self.name, above) if above else self.name), above
+                self._make(self._tree.fd(directory), name, make, small)
+                self.tick(COST)
 
-    def _make(self, dir_fd: int, name: bytes, make: Make) -> None:
+    def _read_small(self, makes: Sequence[Make]) -> dict[bytes, bytes]:
+        """The small objects that are all of a file, by name: one question to the store for many files."""
+        names = {extent.object for make in makes if (extent := _only_small(make.entry)) is not None}
+        return self._objects.read_rows(names) if names and isinstance(self._objects, RowReader) else {}
+
+    def _make(self, dir_fd: int, name: bytes, make: Make, small: dict[bytes, bytes]) -> None:
         entry = make.entry
         kind = stat.S_IFMT(entry.mode)
         if kind == stat.S_IFREG:
-            self._make_file(dir_fd, name, make)
+            self._make_file(dir_fd, name, make, _content_in(small, entry))
             return
         if kind == stat.S_IFDIR:
             disk.mkdir(dir_fd, name)
@@ -164,22 +181,32 @@ class Staging:
             disk.chmod(dir_fd, name, stat.S_IMODE(entry.mode))
         disk.utime(dir_fd, name, (entry.atime_ns, entry.mtime_ns))
 
-    def _make_file(self, dir_fd: int, name: bytes, make: Make) -> None:
+    def _make_file(self, dir_fd: int, name: bytes, make: Make, data: bytes | None) -> None:
+        """Make a file; ``data`` is all of its content, if that has been read."""
         entry = make.entry
-        fd = self._open_given(dir_fd, name, entry)
+        mode = stat.S_IMODE(entry.mode)
+        fd = self._open_given(dir_fd, name, entry) if data is None else -1
         try:
             if fd < 0:
-                fd = disk.create(dir_fd, name)
-                self._write(fd, entry)
+                # Nobody else may enter the staging directory, so the file can have its mode before it is complete.
+                fd = disk.create(dir_fd, name, mode & _PERMISSIONS)
+                if data is None:
+                    self._write(fd, entry)
+                else:
+                    disk.write(fd, data, 0)
+                    self.tick(len(data))
             st = os.fstat(fd)
             if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
                 disk.own_file(fd, entry.uid, entry.gid)
             if make.xattrs:
                 # By descriptor: writing the content may have closed the directory's.
                 disk.set_file_xattrs(fd, make.xattrs)
-            disk.finish_file(fd, stat.S_IMODE(entry.mode), (entry.atime_ns, entry.mtime_ns))
+            # An access control list changes the mode, and so does a change of owner.
+            is_right = stat.S_IMODE(st.st_mode) == mode and mode <= _PERMISSIONS and not make.xattrs
+            disk.finish_file(fd, None if is_right else mode, (entry.atime_ns, entry.mtime_ns))
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
 
     def _open_given(self, dir_fd: int, name: bytes, entry: Entry) -> int:
         """The file of an object, under its new name; -1 when it has to be copied."""
@@ -284,6 +311,30 @@ class Staging:
         self.close()
         remove_tree(self._tree.fd(self._tree.root), self.name)
         self.made = False
+
+
+def _batches(makes: Iterable[Make]) -> Iterator[tuple[Make, ...]]:
+    waiting = iter(makes)
+    while batch := tuple(islice(waiting, _BATCH)):
+        yield batch
+
+
+def _only_small(entry: Entry) -> Extent | None:
+    """The one extent that is all of a small file, and all of its object as far as this can tell."""
+    content = entry.content
+    if content is None or len(content.extents) != 1 or not 0 < content.size <= _SMALL:
+        return None
+    extent = content.extents[0]
+    return extent if (extent.offset, extent.start, extent.length) == (0, 0, content.size) else None
+
+
+def _content_in(small: dict[bytes, bytes], entry: Entry) -> bytes | None:
+    """The content of a file, if it is that of a small object that has been read."""
+    extent = _only_small(entry)
+    data = small.get(extent.object) if extent is not None else None
+    if extent is None or data is None or len(data) < extent.length:
+        return None
+    return data[: extent.length]
 
 
 def remove_tree(dir_fd: int, name: bytes) -> None:

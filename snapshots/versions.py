@@ -216,8 +216,9 @@ def prune(db: Database, objects: Objects, key: int, before: int, *, rows: int) -
 def _drop_entries(db: Database, objects: Objects, key: int, dead: list[tuple[int, int, int]]) -> Collected | None:
     if not dead:
         return None
-    query = "SELECT object FROM uses WHERE run = ? AND until = ? AND ino = ?"
-    used = {row[0] for until, ino, _ in dead for row in db.all(query, (key, until, ino))}
+    gone = {(until, ino) for until, ino, _ in dead}
+    query = "SELECT until, ino, object FROM uses WHERE run = ? AND (until, ino) >= (?, ?) AND (until, ino) <= (?, ?)"
+    used = {name for until, ino, name in db.all(query, (key, *min(gone), *max(gone))) if (until, ino) in gone}
     for table in ("uses", "entries"):
         db.many(
             f"DELETE FROM {table} WHERE run = ? AND until = ? AND ino = ?",
