@@ -6,7 +6,7 @@ Owns a bounded memory of ``BaseDir`` values, so that a walk in path order opens 
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from snapshots.base import BaseDir, BaseTree
@@ -76,6 +76,16 @@ class BasePaths:
     def list(self, path: bytes) -> list[bytes]:
         """The names in a directory, sorted; none when there is no such directory."""
         return sorted(self._ask(path, lambda: self.tree.list(self.dir(path))) or ())
+
+    def stats(self, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Name and ``lstat`` of what is in a directory, sorted by name; nothing when there is no such directory."""
+        directory = self.dir(path)
+        for name in self.list(path):
+            try:
+                yield name, self.tree.stat(directory, name)
+            except OSError:
+                if (st := self.stat(join(path, name))) is not None:
+                    yield name, st
 
     def open(self, path: bytes) -> int | None:
         """A descriptor for reading that is the caller's to close; None when nothing is there."""

@@ -61,13 +61,14 @@ class Trails:
         places = self._places(new=new)
         nodes: dict[int, Seen] = {}
         below: dict[int, dict[bytes, Seen]] = {}
+        others = set(places.values())
         for number, path in places.items():
             st = self._base.stat(path)
             if st is None:
                 continue
             nodes[number] = Seen.of(st)
             if stat.S_ISDIR(st.st_mode) and self._is_removed(number, new=new):
-                below[number] = self._walk(path, set(places.values()))
+                below[number] = self._walk(path, others)
         root = self._base.stat(b"")
         assert root is not None, "the root is open"
         return Trail(nodes, below, times, Seen.of(root), root_times)
@@ -77,12 +78,11 @@ class Trails:
         waiting = [b""]
         while waiting:
             above = waiting.pop()
-            for name in self._base.list(join(top, above) if above else top):
-                path = join(above, name)
-                full = join(top, path)
-                st = self._base.stat(full)
-                if st is None or full in others:
+            under = join(top, above) if above else top
+            for name, st in self._base.stats(under):
+                if join(under, name) in others:
                     continue
+                path = join(above, name)
                 found[path] = Seen.of(st)
                 if stat.S_ISDIR(st.st_mode):
                     waiting.append(path)
@@ -92,6 +92,7 @@ class Trails:
         """What is not any more as it was left, sorted by path."""
         found: dict[bytes, PathConflict] = {}
         places = self._places(new=new)
+        others = set(places.values())
         operations = self._plan.operations
 
         def add(path: bytes, kind: ConflictKind, advice: str = _ADVICE) -> None:
@@ -112,7 +113,7 @@ class Trails:
             elif now != seen and not stat.S_ISDIR(seen.mode):
                 add(path, ConflictKind.MODIFIED_SINCE)
             if number in trail.below and path not in found:
-                there = self._walk(path, set(places.values()))
+                there = self._walk(path, others)
                 for inner in sorted(there.keys() | trail.below[number].keys()):
                     was, is_now = trail.below[number].get(inner), there.get(inner)
                     if was is None:
@@ -121,7 +122,7 @@ class Trails:
                         add(join(path, inner), ConflictKind.DELETED_SINCE)
                     elif is_now != was:
                         add(join(path, inner), ConflictKind.MODIFIED_SINCE)
-        for path in self._wanted(new=new) - set(places.values()):
+        for path in self._wanted(new=new) - others:
             if self._base.stat(path) is not None:
                 add(path, ConflictKind.ADDED_SINCE, "move it elsewhere, or keep the merge")
         return tuple(found[path] for path in sorted(found))

@@ -5,6 +5,7 @@ loads its libraries in a process of its own, so that one is started before this 
 included.  Knows no command but by its name.  Main thread only.
 """
 
+import gc
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,6 +16,8 @@ _MOUNTING = ("run", "mount")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line (default: this process's): never returns, never shows a traceback."""
     words = sys.argv[1:] if argv is None else list(argv)
+    # What a verb makes lives until its end, mostly: looking through it again and again finds nothing.
+    gc.set_threshold(50_000, 20, 100)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets an escape, not an exception.
         if stream is not None:

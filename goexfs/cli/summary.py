@@ -48,24 +48,24 @@ def fold(changes: Sequence["Change"], limit: int) -> list[Line]:
     """
     lines = [Line(str(change.status), change.path, change.old_path) for change in changes]
     depth = max((change.path.count(b"/") for change in changes), default=0)
+    parts = [line.path.split(b"/") for line in lines] if len(lines) > limit else []
     while len(lines) > limit and depth >= 0:
-        lines = list(_folded_to(changes, depth))
+        lines = list(_folded_to(changes, parts, depth))
         depth -= 1
     return lines
 
 
-def _folded_to(changes: Sequence["Change"], depth: int) -> Iterator[Line]:
+def _folded_to(changes: Sequence["Change"], parts: Sequence[list[bytes]], depth: int) -> Iterator[Line]:
     groups: dict[tuple[str, bytes], list[Change]] = {}
-    for change in changes:
-        parts = change.path.split(b"/")
+    for change, names in zip(changes, parts, strict=True):
         # A path at this depth or above stands for itself, and what lies below it joins it.
-        key = b"/".join(parts[:depth])
-        groups.setdefault((str(change.status), key if len(parts) > depth else change.path), []).append(change)
+        key = b"/".join(names[:depth]) if len(names) > depth else change.path
+        groups.setdefault((change.status, key), []).append(change)
     for (status, directory), members in groups.items():
         if len(members) == 1:
-            yield Line(status, members[0].path, members[0].old_path)
+            yield Line(str(status), members[0].path, members[0].old_path)
         else:
-            yield Line(status, directory, None, len(members))
+            yield Line(str(status), directory, None, len(members))
 
 
 def summary(changes: Sequence["Change"], *, color: bool) -> list[str]:
