@@ -10,7 +10,6 @@ another name and published by one ``link``, so a reader, a crash and a power cut
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,6 +118,8 @@ def publish(source: PathLike, target: PathLike) -> None:
     except OSError as exc:
         if exc.errno not in _NO_HARD_LINKS:
             raise
+        import shutil  # with all its archives, which hardly anybody needs
+
         beside = f"{os.fspath(source)}.copy"
         shutil.copy2(source, beside)
         fd = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)

@@ -13,7 +13,6 @@ forked child shares the lease.
 """
 
 import os
-import secrets
 
 from snapshots import durable, locks
 from snapshots.layout import Layout
@@ -37,6 +36,10 @@ class Lease:
     @property
     def holder(self) -> int:
         """The number of this store, taken when first asked for."""
+        if self._holder != NOBODY:
+            return self._holder
+        import secrets  # with all of OpenSSL, which a look at the store does not need
+
         while self._holder == NOBODY:
             number = 1 + secrets.randbelow(_HIGHEST)
             if locks.try_lock(self._fd, number):

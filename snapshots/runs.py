@@ -9,7 +9,6 @@ state is ``active`` while its lock is free has crashed.
 
 import os
 import re
-import secrets
 import stat
 import time
 from pathlib import Path
@@ -335,6 +334,8 @@ class Runs:
             raise RunExists(f"run {row[0]} has the name {name!r} already; choose another, or merge or discard that run")
 
     def _new_id(self) -> str:
+        import secrets  # with all of OpenSSL, which a look at the store does not need
+
         while True:
             run_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_LENGTH))
             if self._db.one("SELECT 1 FROM runs WHERE id = ? OR name = ?", (run_id, run_id)) is None:

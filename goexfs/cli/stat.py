@@ -3,7 +3,6 @@
 Owns the reading of a patch's pieces and the drawing of the bars.  Pure functions from bytes to lines; any thread.
 """
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -65,7 +64,9 @@ def lines(patch: Iterable[bytes], *, color: bool = False) -> Iterator[bytes]:
             yield from (f" {visible(line)}\n".encode() for line in piece.splitlines())
     width = max((len(file.name) for file in files), default=0)
     numbers = max((len(str(file.added + file.removed)) for file in files), default=1)
-    columns = shutil.get_terminal_size().columns if on_terminal() else _NARROW
+    from shutil import get_terminal_size
+
+    columns = get_terminal_size().columns if on_terminal() else _NARROW
     bar = max(10, min(_MOST_BAR, columns - width - numbers - 5))
     most = max((file.added + file.removed for file in files), default=0)
     for file in files:

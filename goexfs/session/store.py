@@ -9,17 +9,15 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import msgspec
 
-from goexfs.session import checks, launch, policing
+from goexfs.session import checks, policing
 from goexfs.session.handle import RunHandle
 from goexfs.session.history import split
 from goexfs.session.home import default_store_path
-from goexfs.session.launch import LOG, Assignment
 from goexfs.session.options import HISTORY_LIMIT, remembered
-from goexfs.session.run import OnExit, Session
 from snapshots.errors import GoexfsError, RunState, RunUnknown
 from snapshots.names import readable
 from snapshots.runs import Run, RunLock
@@ -28,6 +26,8 @@ from snapshots.store import Store
 if TYPE_CHECKING:
     from goexfs.policy.effective import PolicyWishes
     from goexfs.policy.rules import Policy
+    from goexfs.session.launch import Server
+    from goexfs.session.run import OnExit, Session
     from snapshots.findings import FsckReport
     from snapshots.gc import GcReport
     from snapshots.mergeall import Attempt
@@ -154,8 +154,8 @@ class RunStore:
         auto_snapshot: Iterable[str] = (),
         history_limit: int | None = None,
         policy: "PolicyWishes | Policy | None" = None,
-        on_exit: OnExit = "discard",
-    ) -> Session:
+        on_exit: "OnExit" = "discard",
+    ) -> "Session":
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
 
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
@@ -177,9 +177,7 @@ class RunStore:
             options[HISTORY_LIMIT] = history_limit
         if policy is not None:
             options[policing.OPTION] = policy
-        session = self._begin(base, name, command, options, mountpoint, on_exit)
-        assert isinstance(session, Session)
-        return session
+        return cast("Session", self._begin(base, name, command, options, mountpoint, on_exit))
 
     def resume(
         self,
@@ -187,17 +185,15 @@ class RunStore:
         *,
         command: tuple[str, ...] | None = None,
         mountpoint: Place | None = None,
-        on_exit: OnExit = "keep",
+        on_exit: "OnExit" = "keep",
         **options: Any,
-    ) -> Session:
+    ) -> "Session":
         """Mount a kept (or crashed) run again: it goes on where it stopped.
 
         Options are as for ``start``, by default as they were.  Raises also ``RunState``, ``RunBusy``, ``BaseReplaced``.
         """
         handle = self.run(ref) if isinstance(ref, str) else ref
-        session = self._again(handle, command, options, mountpoint, on_exit)
-        assert isinstance(session, Session)
-        return session
+        return cast("Session", self._again(handle, command, options, mountpoint, on_exit))
 
     def mount(
         self,
@@ -214,7 +210,7 @@ class RunStore:
         ``Session`` is returned.  Options (``allow_other``, ``allow_nested``, ``auto_snapshot``, ``history_limit``) and
         errors are those of ``start`` and ``resume``.
         """
-        on_exit: OnExit | None = "keep" if foreground else None
+        on_exit: "OnExit | None" = "keep" if foreground else None
         if isinstance(what, RunHandle):
             return self._again(what, None, options, mountpoint, on_exit)
         return self._begin(what, name, (), options, mountpoint, on_exit)
@@ -223,11 +219,13 @@ class RunStore:
 
     def _begin(
         self, base: Place, name: str | None, command: tuple[str, ...], options: dict[str, Any],
-        mountpoint: Place | None, on_exit: OnExit | None,
+        mountpoint: Place | None, on_exit: "OnExit | None",
     ) -> RunHandle:  # fmt: skip
         path = checks.usable_base(base)
         place, hidden = self._places(path, mountpoint, options)
-        server = launch.Server.take()
+        from goexfs.session.launch import Server
+
+        server = Server.take()
         try:
             policy = policing.begin(path, options.pop(policing.OPTION, None))
             known = {**remembered(options), policing.OPTION: policy.pack()}
@@ -247,7 +245,7 @@ class RunStore:
 
     def _again(
         self, handle: RunHandle, command: tuple[str, ...] | None, options: dict[str, Any],
-        mountpoint: Place | None, on_exit: OnExit | None,
+        mountpoint: Place | None, on_exit: "OnExit | None",
     ) -> RunHandle:  # fmt: skip
         record = handle.record
         if not record.is_live:
@@ -261,7 +259,9 @@ class RunStore:
             fields = {} if command is None else {"command": command}
             record = self.store.runs.update(record.id, state="active", options=merged, **fields)
             self._limit(record, options)
-            server = launch.Server.take()
+            from goexfs.session.launch import Server
+
+            server = Server.take()
             try:
                 return self._serve(server, record, place, hidden, lock, on_exit)
             except BaseException:
@@ -284,10 +284,13 @@ class RunStore:
         return place, checks.hidden_places(base, store, place, allow_nested=bool(options.get("allow_nested")))
 
     def _serve(
-        self, server: launch.Server, record: Run, place: bytes | None, hidden: tuple[bytes, ...], lock: RunLock,
-        on_exit: OnExit | None,
+        self, server: "Server", record: Run, place: bytes | None, hidden: tuple[bytes, ...], lock: RunLock,
+        on_exit: "OnExit | None",
     ) -> RunHandle:  # fmt: skip
         """``on_exit`` None: the server outlives this process."""
+        from goexfs.session.launch import LOG, Assignment
+        from goexfs.session.run import Session
+
         directory = self.store.runs.directory(record.id)
         mountpoint = place or os.path.realpath(os.fsencode(directory / "mnt"))
         # Recorded before it is there: whoever cleans up after a crash has to know where to look.
