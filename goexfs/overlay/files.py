@@ -82,10 +82,18 @@ class Files:
         if flags & os.O_TRUNC:  # Linux truncates also what is opened for reading only
             self.truncate(node, 0)
         elif node.content is None:
-            self._view.base_file(node).open()
+            self._open_base(node)
         elif isinstance(node.content, Sealed) and node.content.base is not None:
             node.content.base.open()
         return self._opened(node, flags)
+
+    def _open_base(self, node: File) -> None:
+        try:
+            self._view.base_file(node).open()
+        except OSError as e:
+            if e.errno == errno.ESTALE and node.kept:
+                self._view.refresh(node)  # which gives its names to another node; the kernel asks for them again
+            raise
 
     def opened(self, node: File, flags: int) -> Handle:
         """A handle on a file that was created just now."""

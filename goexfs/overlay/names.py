@@ -14,7 +14,7 @@ from goexfs.overlay.changes import Op
 from goexfs.overlay.content import Inline
 from goexfs.overlay.guard import Concealed
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
-from goexfs.overlay.records import path_of
+from goexfs.overlay.records import base_path_of, path_of
 from goexfs.overlay.view import NAME_MAX, View, error
 from snapshots.entries import Changed, Hidden
 from snapshots.hidden import digest
@@ -330,6 +330,8 @@ class Names:
         directory.children[name] = node
         if node.base_dir is not None:
             self._view.elsewhere = True
+            if isinstance(node, File):
+                self._view.away[base_path_of(node)] = node
             if directory.base is not None and node.came_from(directory.base, name):
                 directory.hide(name, None)  # it is where it was
         if directory.aliases is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from goexfs.overlay.files import Files
+from goexfs.overlay.following import has_moved_on, renew
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View
@@ -31,9 +32,11 @@ class Invalidation(NamedTuple):
 class Outside:
     """Applies reports about the base to one view."""
 
-    def __init__(self, view: View, files: Files) -> None:
+    def __init__(self, view: View, files: Files, now_ns: Callable[[], int]) -> None:
         self._view = view
         self._files = files
+        self._now_ns = now_ns
+        view.follow_content = self._follow_content
         self._replaced: list[tuple[Dir, os.stat_result | None]] = []
         """directories that the run keeps and the base has replaced, not yet followed"""
 
@@ -109,7 +112,8 @@ class Outside:
                 self._replaced.append((child, st))
                 stale.append(Invalidation(directory.ino, name))
             else:
-                self._touched_changed(child, st, stale)
+                at_home = directory.base is not None and child.came_from(directory.base, name)
+                self._touched_changed(child, st, stale, at_home=at_home)
             return
         if st is not None and isinstance(child, Dir) and stat.S_ISDIR(st.st_mode):
             self._view.replace(directory, name, child, st)
@@ -139,13 +143,18 @@ class Outside:
                 self._touched_changed(node, st, stale)
             elif node.parent is not None:
                 self._child_changed(node.parent, node.name, node, stale)
+        away = self._view.away.get(path)
+        if away is not None and away is not node:
+            self._touched_changed(away, st, stale, at_home=True)
         moved = self._view.dir_over(path)
         if moved is not None and moved is not node and moved.kept and (st is None or not _same(moved, st)):
             self._replaced.append((moved, st))
         for file in [file for file in self._view.partial if file is not node and file.came_from(base, name)]:
             self._touched_changed(file, st, stale)
 
-    def _touched_changed(self, node: Node, st: os.stat_result | None, stale: list[Invalidation]) -> None:
+    def _touched_changed(
+        self, node: Node, st: os.stat_result | None, stale: list[Invalidation], *, at_home: bool = False
+    ) -> None:
         if not isinstance(node, File):
             return
         if node.content is not None:
@@ -157,9 +166,13 @@ class Outside:
                     node.ino,
                     e,
                 )
-        elif st is not None and st.st_ino == node.base_ino:
-            self._view.follow_size(node, st)
-            stale.append(Invalidation(node.ino, None))
+        elif st is not None and (st.st_ino == node.base_ino or at_home):
+            stale += self._follow_content(node, st)
+
+    def _follow_content(self, node: File, st: os.stat_result) -> list[Invalidation]:
+        if not has_moved_on(node, st):
+            return []
+        return [Invalidation(above.ino, name) for above, name in renew(self._view, node, st, self._now_ns)]
 
     def _refresh_dir(self, directory: Dir, stale: list[Invalidation]) -> None:
         if directory.changed or directory.base is None:

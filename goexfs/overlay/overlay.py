@@ -73,7 +73,7 @@ class Overlay:
         attributes = Attributes(view, files, now_ns)
         listings = Listings(view)
         sealing = Sealing(view)
-        outside = Outside(view, files)
+        outside = Outside(view, files, now_ns)
         rewinding = Rewinding(view)
         # Bound once: a request reaches its operation without a frame in between.
         self.lookup = view.lookup

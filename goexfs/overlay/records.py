@@ -31,14 +31,19 @@ def entry_of(node: Node, content: Content | None = None) -> Entry:
     )
 
 
+def base_path_of(node: Node) -> bytes:
+    """Where in the base a node came from; for one that did."""
+    above = b"" if node.base_dir is None else node.base_dir.path
+    return above + b"/" + node.base_name if above else node.base_name
+
+
 def _origin_of(node: Node) -> Origin | None:
     if node.base_dir is None:
         return None
     identity = node.identity if node.changed and node.identity is not None else node.base_identity()
     if node.ino == ROOT_INO:
         return Origin(b"", identity)
-    above = node.base_dir.path
-    return Origin(above + b"/" + node.base_name if above else node.base_name, identity)
+    return Origin(base_path_of(node), identity)
 
 
 def path_of(*link: tuple[Dir, bytes]) -> bytes:

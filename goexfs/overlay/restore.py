@@ -6,6 +6,7 @@ Owns the way from records to nodes: `restore` runs once, before the first reques
 import stat
 
 from goexfs.overlay.content import BaseFile, Sealed
+from goexfs.overlay.following import has_moved_on, move_on
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import View
 from snapshots.base import BaseDir, BaseTree
@@ -71,6 +72,8 @@ def fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> No
     elif origin is not None:
         above, _, name = origin.path.rpartition(b"/")
         node.base_dir, node.base_name = dir_at(view.base, above, dirs), name
+        if isinstance(node, File):
+            view.away[origin.path] = node
         node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity
     if isinstance(node, File) and entry.content is not None:
         base: BaseFile | None = None
@@ -92,10 +95,12 @@ def _follow_base(view: View, node: Node) -> None:
         return  # the base lost it: reads answer ESTALE, and a merge calls it a conflict
     if stat.S_IFMT(st.st_mode) != stat.S_IFMT(node.mode):
         return
-    if (st.st_dev, st.st_ino) != (node.dev, node.base_ino) and not node.is_dir:
+    if isinstance(node, File) and node.changed and not node.changed & Changed.DATA:
+        node.blocks = st.st_blocks
+        if has_moved_on(node, st):
+            move_on(node, st)
+    elif (st.st_dev, st.st_ino) != (node.dev, node.base_ino) and not node.is_dir:
         return
-    if not node.changed:
+    elif not node.changed:
         node.take(st)
         node.dev, node.base_ino = st.st_dev, st.st_ino
-    elif isinstance(node, File) and not node.changed & Changed.DATA:
-        node.size, node.blocks = st.st_size, st.st_blocks

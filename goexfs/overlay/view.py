@@ -7,8 +7,10 @@ files and changes nothing that a run would keep.  Event-loop thread only.
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from goexfs.overlay.changes import Changes
 from goexfs.overlay.content import BaseFile, FrozenSpool, Inline, ObjectReader, Spool
@@ -50,12 +52,16 @@ class View(NodeTable):
         self.meter: Meter | None = None
         """counts what there is a limit for; None when nothing is limited"""
         self.changes = Changes(self._complete)
+        self.follow_content: Callable[[File, os.stat_result], object] = lambda node, st: None
+        """to be set: what becomes of a kept file without content of its own, when the base has another one"""
         self.base_watched = False
         """whether changes of the base are reported; if not, every lookup of an unchanged node asks the base again"""
         self.partial: set[File] = set()
         """partly copied files, which still need their base files"""
         self.elsewhere = False
         """whether a base file may be loaded under another name than the base's: a hard link, or moved"""
+        self.away: WeakValueDictionary[bytes, File] = WeakValueDictionary()
+        """kept files by their places in the base, of which they may not be found by name: they were moved"""
         self.orphans: set[File] = set()
         """files that lost their last name and are still open, or known to the kernel"""
         self._dirs: dict[bytes, Dir] = {}
@@ -152,10 +158,11 @@ class View(NodeTable):
             return self._load(parent, name)
         if isinstance(child, Whiteout):
             raise error(errno.ENOENT)
-        if not self.base_watched and parent.shows(child, name):
+        if not self.base_watched and (parent.shows(child, name) or _shows_base(child)):
             if not child.kept or parent.is_alias(name):
                 return self._again(parent, name, child)
             self.refresh(child)
+            return _child_of(parent, name)  # another one when its content is
         return child
 
     def find(self, parent: Node, name: bytes) -> Node | None:
@@ -400,25 +407,29 @@ class View(NodeTable):
                 st = self.base.stat(node.base_dir, node.base_name)
         except OSError:
             st = None  # it is gone; the next lookup will say so, and an open handle keeps what it has
-        if st is None or (st.st_dev, st.st_ino) != (node.dev, node.base_ino):
+        if isinstance(node, File) and node.changed:
+            if st is not None:
+                self.follow_content(node, st)
+        elif st is None or (st.st_dev, st.st_ino) != (node.dev, node.base_ino):
             if isinstance(node, Dir):
                 self.follow(node, st)
-        elif not node.changed:
-            if not node.same_as(st):
-                node.take(st)
-        elif isinstance(node, File):
-            self.follow_size(node, st)
-
-    def follow_size(self, node: File, st: os.stat_result) -> bool:
-        """The size of a file of which the run changed the attributes only is the base's.  Whether it is another now."""
-        if node.content is not None or (node.size, node.blocks) == (st.st_size, st.st_blocks):
-            return False
-        node.size, node.blocks = st.st_size, st.st_blocks
-        return True
+        elif not node.changed and not node.same_as(st):
+            node.take(st)
 
 
 def _ino_of(node: Node) -> int:
     return node.identity.ino if node.identity is not None else node.base_ino
+
+
+def _shows_base(node: Node) -> bool:
+    """Whether the content of a kept node is the base's; perhaps it was moved."""
+    return node.kept and isinstance(node, File) and node.content is None and node.base_dir is not None
+
+
+def _child_of(parent: Dir, name: bytes) -> Node:
+    child = parent.children[name]
+    assert isinstance(child, Node)
+    return child
 
 
 def _leads_on(directory: Dir) -> bool:

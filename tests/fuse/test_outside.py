@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from snapshots.merge import merge
+from snapshots.store import Store
 from tests.support.mounts import Mounted, eventually, mounted
 
 
@@ -114,6 +116,28 @@ def test_what_the_run_changed_stays_the_runs_own(mount: Mounted) -> None:
     (mount.base / "small").write_text("theirs, and longer\n")
     time.sleep(0.3)
     assert (mount.path / "small").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("how", ["append", "shrink", "replace"])
+def test_a_file_with_a_mode_of_the_runs_own_follows_its_content(either: Mounted, area: Path, how: str) -> None:
+    path, outside = either.path / "small", either.base / "small"
+    assert path.read_text() == "small\n"
+    path.chmod(0o755)
+    new = {"append": "small\nmore\n", "shrink": "s\n", "replace": "another and longer\n"}[how]
+    if how == "replace":
+        (either.base / "temporary").write_text(new)
+        (either.base / "temporary").rename(outside)
+    else:
+        outside.write_text(new)
+    eventually(lambda: path.read_text() == new, 1.1)
+    st = path.stat()
+    assert (st.st_size, st.st_mode & 0o777, st.st_nlink) == (len(new), 0o755, 1)
+    with path.open("a") as file:
+        file.write("and the run's")
+    assert path.read_text() == new + "and the run's"
+    with Store.open(either.store) as store:
+        either.ask("seal")
+        assert not merge(store, store.runs.get(either.run_id), dry_run=True).plan.conflicts
 
 
 def test_an_open_file_stays_readable_when_the_base_replaces_it(mount: Mounted) -> None:
