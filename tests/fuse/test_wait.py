@@ -1,7 +1,6 @@
 """The adaptive wait by itself, on a pipe instead of a device."""
 
 import os
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -29,13 +28,14 @@ class Loop:
         self.fd = fd
         self.received: list[bytes] = []
         self.ended = 0
+        self.go_on = trio.Event()
 
     async def task(self) -> None:
         while await self.waiter.wait():
             request = os.read(self.fd, 1)
             self.received.append(request)
             if request == b"s":
-                await trio.sleep(0.2)
+                await self.go_on.wait()
         self.ended += 1
 
 
@@ -69,14 +69,13 @@ def test_a_handler_that_waits_is_relieved_by_another_task(pipe: tuple[int, int])
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 nursery.start_soon(loop.task)
-            began = time.monotonic()
-            os.write(pipe[1], b"ss")
-            await trio.sleep(0.05)
-            os.write(pipe[1], b"1")
-            with trio.fail_after(5):
-                while len(loop.received) < 3:
+            with trio.fail_after(20):
+                os.write(pipe[1], b"ss")
+                while len(loop.received) < 2:
                     await trio.sleep(0.001)
-            assert time.monotonic() - began < 0.15, "it was received while two handlers slept"
+                os.write(pipe[1], b"1")
+                while len(loop.received) < 3:  # while two handlers wait
+                    await trio.sleep(0.001)
             nursery.cancel_scope.cancel()
 
     trio.run(main)
@@ -92,14 +91,13 @@ def test_other_tasks_get_their_turn_during_an_endless_burst(pipe: tuple[int, int
             while await waiter.wait():
                 pass
 
-        with trio.move_on_after(0.3):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(endless)
-                while True:
-                    await trio.lowlevel.checkpoint()
-                    turns += 1
-        assert turns > 30
-        assert waiter.requests > 1000
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(endless)
+            while turns < 30:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+            nursery.cancel_scope.cancel()
+        assert 0 < waiter.requests <= (turns + 1) * (wait.YIELD_REQUESTS + 1)
 
     trio.run(main)
 
@@ -110,15 +108,15 @@ def test_spinning_stops_when_requests_are_rare_and_begins_again_in_a_burst(pipe:
         loop = Loop(waiter, pipe[0])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop.task)
-            for _ in range(150):
-                os.write(pipe[1], b"1")
-                await trio.sleep(0.001)
-            assert waiter._score < wait.WORTH_IT
-            for _ in range(60):
-                os.write(pipe[1], b"1")
-                await trio.lowlevel.checkpoint()
-                await trio.lowlevel.checkpoint()
-            assert waiter._score > wait.WORTH_IT
+            # A busy machine makes some of the rare ones look near and some of the near ones rare, but not all.
+            with trio.fail_after(60):
+                while waiter._score >= wait.WORTH_IT:
+                    os.write(pipe[1], b"1")
+                    await trio.sleep(0.002)
+                while waiter._score <= wait.WORTH_IT:
+                    os.write(pipe[1], b"1")
+                    await trio.lowlevel.checkpoint()
+                    await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
     trio.run(main)
