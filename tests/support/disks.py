@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,47 @@ def forget_everything() -> None:
     """Nothing of any disk is in memory afterwards, but for what is dirty or in use."""
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+class Watcher:
+    """Looks again and again whether the first thread of a process waits for a disk.
+
+    Not how late it is, which depends on what else the machine does: a thread that could run is in another state.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/task/{pid}/status")
+        self._stack = Path(f"/proc/{pid}/task/{pid}/stack")
+        self._ended = threading.Event()
+        self.looks = 0
+        self.longest = 0.0
+        """seconds of the longest single wait that was seen from its beginning, or later, to its end, or earlier"""
+        self.where = ""
+        """what the kernel did in it"""
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meanwhile."""
+        thread = threading.Thread(target=self._watch)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        began, number = 0.0, -1
+        while not self._ended.wait(0.01):
+            facts = dict(line.split(":\t", 1) for line in self._status.read_text().splitlines())
+            now, count = time.monotonic(), int(facts["voluntary_ctxt_switches"])
+            self.looks += 1
+            if not facts["State"].startswith("D"):
+                number = -1
+            elif count != number:  # it has been running in between
+                began, number = now, count
+            elif now - began > self.longest:
+                self.longest, self.where = now - began, self._stack.read_text()
 
 
 class Disk:
