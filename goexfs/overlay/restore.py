@@ -40,6 +40,12 @@ def restore(view: View, state: UpperState) -> None:
             if child is not None:
                 parent.children[name] = child
                 child.add_name(parent, name)
+    for entry in state.entries.values():
+        file = view.nodes.get(entry.ino)
+        if not isinstance(file, File) or file.content is not None or entry.origin is None:
+            continue
+        if not any(directory.shows(file, name) for directory, name in file.names()):
+            view.away[entry.origin.path] = file
 
 
 def dir_at(base: BaseTree, path: bytes, dirs: dict[bytes, BaseDir]) -> BaseDir:
@@ -72,8 +78,6 @@ def fill(view: View, node: Node, entry: Entry, dirs: dict[bytes, BaseDir]) -> No
     elif origin is not None:
         above, _, name = origin.path.rpartition(b"/")
         node.base_dir, node.base_name = dir_at(view.base, above, dirs), name
-        if isinstance(node, File):
-            view.away[origin.path] = node
         node.dev, node.base_ino, node.identity = origin.identity.dev, origin.identity.ino, origin.identity
     if isinstance(node, File) and entry.content is not None:
         base: BaseFile | None = None
