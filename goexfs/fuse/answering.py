@@ -35,6 +35,8 @@ class Threads:
     def __init__(self) -> None:
         self.gate: trio.Event | None = None
         """set again when it opens; None while it is open"""
+        self.busy = 0
+        """requests that wait for a thread now"""
         self._limiter = trio.CapacityLimiter(SLOW_REQUESTS)
 
     @contextlib.contextmanager
@@ -49,8 +51,12 @@ class Threads:
 
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run something that waits.  Not cancelled halfway: somebody waits for the reply."""
-        with trio.CancelScope(shield=True):
-            return await trio.to_thread.run_sync(function, limiter=self._limiter)
+        self.busy += 1
+        try:
+            with trio.CancelScope(shield=True):
+                return await trio.to_thread.run_sync(function, limiter=self._limiter)
+        finally:
+            self.busy -= 1
 
 
 def errno_of(e: Exception, what: str, *about: object) -> FUSEError:

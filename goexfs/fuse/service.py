@@ -12,6 +12,7 @@ import errno
 import gc
 import logging
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,9 @@ SWITCH_SECONDS = 0.0001
 """how long another thread (sealing, watching) may keep the interpreter when a request has come: with Python's own 5 ms,
 a busy one makes requests ten times slower
 """
+DRAIN_SECONDS = 2.0
+"""how long to wait for a moment without a request, after a flush"""
+DRAIN_STEP_SECONDS = 0.0005
 FLUSH_SECONDS = 15.0
 """how long the kernel may take to write back what it holds"""
 REWIND_ATTEMPTS = 5
@@ -322,3 +326,16 @@ class Service:
                 log.warning("the kernel's caches could not be flushed: %s", said)
         if timeout.cancelled_caught:
             log.warning("the kernel's caches were not flushed within %d s", FLUSH_SECONDS)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Let everything that the kernel has sent be answered.
+
+        Since Linux 6.18 syncfs(2) sends what is dirty in a FUSE filesystem and does not wait for the answers.  What is
+        sent is in a queue, first in, first out; what is kept back behind its limit moves up with every answer.
+        """
+        poll = select.poll()
+        poll.register(self._device, select.POLLIN)
+        with trio.move_on_after(DRAIN_SECONDS):
+            while poll.poll(0) or self.adapter.threads.busy:
+                await trio.sleep(DRAIN_STEP_SECONDS)

@@ -68,6 +68,7 @@ class Session(RunHandle):
         self._mountpoint = mountpoint
         self._on_exit = on_exit
         self._settled_already = False
+        self._unnamed = not record.command
         self.taken_from: tuple[str, ...] = ()
         """after the end: processes that still used the mount and lost it"""
 
@@ -137,7 +138,7 @@ class Session(RunHandle):
         view = HOST if box is None else box.view()
         find_command(words[0] if words else b"", view=view, cwd=place, env=variables)
         command_line = tuple(map(os.fsdecode, words))
-        if self.record.command != command_line:  # listings show the latest
+        if self._unnamed and self.record.command != command_line:  # then listings show the latest
             self._store.runs.update(self.id, command=command_line)
         with _captured(capture) as files:
             out, err = (stdout, stderr) if files is None else files
