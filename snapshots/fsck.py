@@ -18,8 +18,8 @@ from snapshots.errors import StoreDamaged, StoreError
 from snapshots.findings import Finding, FsckReport, Kind
 from snapshots.hashing import DIGEST_SIZE
 from snapshots.layout import DIRECTORY_MODE, OBJECT_MODE
-from snapshots.ledgercheck import check_effects
 from snapshots.lease import NOBODY
+from snapshots.ledgercheck import check_effects
 from snapshots.objects import Place
 from snapshots.runcheck import RunCheck
 from snapshots.store import Store

@@ -210,7 +210,7 @@ class RunStore:
         ``Session`` is returned.  Options (``allow_other``, ``allow_nested``, ``auto_snapshot``, ``history_limit``) and
         errors are those of ``start`` and ``resume``.
         """
-        on_exit: "OnExit | None" = "keep" if foreground else None
+        on_exit: OnExit | None = "keep" if foreground else None
         if isinstance(what, RunHandle):
             return self._again(what, None, options, mountpoint, on_exit)
         return self._begin(what, name, (), options, mountpoint, on_exit)
