@@ -104,6 +104,14 @@ class Log:
         else:
             self.events.append(event)
 
+    def until(self, position: int) -> "Log":
+        """What was in it before record ``position``."""
+        earlier = Log(merge=self._merge)
+        earlier.events = [event for event in self.events if event.number < position]
+        earlier.processes = self.processes
+        earlier.reads = [read for read in self.reads if read.number < position]
+        return earlier
+
     def lineage(self, number: int) -> list[Process]:
         """A process, its parent, and so on, as far as they belong to the run: not the sandbox, nor who started it."""
         found = []

@@ -12,7 +12,7 @@ import click
 
 from goexfs.cli import pager, summary
 from goexfs.cli.output import command_line, count, note, print_json, printable, quoted, size, styled, timestamp
-from goexfs.cli.params import ANY_PATH, RUN, below_base, json_option
+from goexfs.cli.params import ANY_PATH, POINT, below_base, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -25,7 +25,7 @@ COMMAND_WIDTH = 60
 
 
 @click.command("log", short_help="Show what happened in a run, in order, and who did it.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
 @click.option("--follow", "-f", is_flag=True, help="Go on with what a mounted run does, until it is unmounted.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout; with --follow one per line.")
@@ -33,13 +33,15 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
     """Show every change of RUN, at and below each PATH or everywhere: when, what, where, and the command that made it.
 
     Consecutive writes of one process to one file are one line.  A mounted run is shown as far as its changes have
-    been acknowledged.
+    been acknowledged; with a POINT only what came before it.
     """
     import goexfs
     from snapshots.log import below
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
+        if follow and at is not None:
+            raise click.UsageError("--follow shows what is to come: name the run alone, without a POINT")
         tops = tuple(below_base(path, run.base, run.record.mountpoint) for path in paths)
         if follow:
             for piece in run.follow():
@@ -47,7 +49,7 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
                     line = json.dumps(event_fields(piece, event)) if as_json else _line(piece, event)
                     click.echo(line)
             return
-        log = run.log()
+        log = run.log(at=at)
         events = list(below(log.events, tops))
         if as_json:
             print_json(
@@ -132,20 +134,23 @@ def _command_fields(argv: tuple[bytes, ...] | None) -> dict[str, list[str] | Non
 
 
 @click.command("blame", short_help="Show which command wrote a path, and when.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("path", type=ANY_PATH)
 @json_option
 def blame_command(ref: str, path: bytes, as_json: bool) -> None:
-    """Show who wrote PATH in RUN last: the command, what had started it, and when; also who deleted it."""
+    """Show who wrote PATH in RUN last: the command, what had started it, and when; also who deleted it.
+
+    With a POINT who had written it last then.
+    """
     import goexfs
     from snapshots.errors import RunError
     from snapshots.log import blame
     from snapshots.names import readable
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
         below = below_base(path, run.base, run.record.mountpoint)
-        log = run.log(inherited=True)
+        log = run.log(inherited=True, at=at)
         author = blame(log, below)
         if author is None:
             raise RunError(
@@ -164,17 +169,17 @@ def blame_command(ref: str, path: bytes, as_json: bool) -> None:
 
 
 @click.command("reads", short_help="List the base files that a run read.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @json_option
 def reads_command(ref: str, as_json: bool) -> None:
-    """List the files of the base that RUN opened for reading; with --json each with its identity at that time."""
+    """List the files of the base that RUN opened for reading (before POINT); with --json with their identity then."""
     import goexfs
     from snapshots.entries import NOBODY
     from snapshots.names import text_fields
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
-        found = run.reads()
+        run, at = store.point(ref)
+        found = run.reads(at=at)
         if as_json:
             rows = []
             for read in found:

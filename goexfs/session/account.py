@@ -30,14 +30,16 @@ class Account:
     _store: Store
     record: Run
     state: object
+    position: "Callable[[str | None], int]"
 
-    def log(self, *, inherited: bool = False) -> "Log":
+    def log(self, *, inherited: bool = False, at: str | None = None) -> "Log":
         """Everything the run did, in order, as far as it is kept; with ``inherited`` also what a fork's parents did
-        before it.  Raises ``RunState`` for a run that is over.
+        before it, and with ``at`` only up to that point.  Raises ``RunState`` for a run that is over.
         """
         from snapshots.logbook import read
 
-        return read(self._store, self.id, inherited=inherited)
+        log = read(self._store, self.id, inherited=inherited)
+        return log if at is None else log.until(self.position(at))
 
     def follow(self) -> "Iterator[Log]":
         """What the run does from now on, in pieces, each with the processes known so far; ends when it is unmounted."""
@@ -59,23 +61,28 @@ class Account:
                 return
             time.sleep(POLL_SECONDS)
 
-    def blame(self, path: bytes) -> "Author | None":
-        """Who wrote a path (relative to the base) last: process, parents and event; None when nothing is known of it.
+    def blame(self, path: bytes, *, at: str | None = None) -> "Author | None":
+        """Who wrote a path (relative to the base) last (before the point ``at``): process, parents and event; None when
+        nothing is known of it.
 
         Renames and hard links are followed, and a fork knows what its parents did.
         """
         from snapshots.log import blame
 
-        return blame(self.log(inherited=True), path.strip(b"/"))
+        return blame(self.log(inherited=True, at=at), path.strip(b"/"))
 
-    def reads(self) -> "list[ReadEvent]":
-        """Which base files the run read, each with its identity at that time, sorted by path.
+    def reads(self, *, at: str | None = None) -> "list[ReadEvent]":
+        """Which base files the run read (before the point ``at``), each with its identity then, sorted by path.
 
         A file that changed meanwhile, and was read again, is there twice.
         """
         from snapshots.logbook import reads
 
-        return reads(self._store, self.id)
+        found = reads(self._store, self.id)
+        if at is None:
+            return found
+        position = self.position(at)
+        return [read for read in found if read.number < position]
 
     def paired(
         self, changes: "Sequence[Change]", *, times: bool = False, from_base: bool = True

@@ -58,6 +58,16 @@ def test_what_happened_and_who_did_it(goexfs: Command) -> None:
 
     reads = goexfs.json("reads", "@")["reads"]
     assert [read["path"] for read in reads] == ["README.md"]
+
+    then = f"@#{renamed['record'] - 1}"
+    assert [event["record"] for event in goexfs.json("log", then)["events"]] == [
+        event["record"] for event in events if event["record"] < renamed["record"]
+    ]
+    assert goexfs("blame", then, "out/uno").returncode != 0
+    assert goexfs.json("blame", then, "out/one")["op"] == "write"
+    assert [read["path"] for read in goexfs.json("reads", then)["reads"]] == ["README.md"]
+    assert goexfs.json("reads", "@#1")["reads"] == []
+    assert goexfs("log", then, "--follow").returncode == 2
     found = os.stat(goexfs.cwd / "README.md")
     assert reads[0]["identity"]["ino"] == found.st_ino
     assert reads[0]["identity"]["mtime_ns"] == found.st_mtime_ns
