@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from goexfs.cli.effect import compensate_option
+from goexfs.cli.effectoptions import compensate_option
 from goexfs.cli.output import count, note, print_json
 from goexfs.cli.params import RUN, json_option
 

@@ -19,14 +19,6 @@ if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from goexfs.session.effects import Wish
 
-effects_option = click.option(
-    "--effects", "effects", type=click.Choice(["run", "skip"]),
-    help="What becomes of pending effects: run them after the merge, or leave them pending.",
-)  # fmt: skip
-compensate_option = click.option(
-    "--compensate", type=click.Choice(["sandbox", "outside", "skip"]), default="sandbox", show_default=True,
-    help="Where what the run did outside is undone: as the run was confined, with your own rights, or not at all.",
-)  # fmt: skip
 number_argument = click.argument("number", metavar="EFFECT", type=click.IntRange(min=1))
 run_argument = click.argument("ref", metavar="RUN", type=RUN)
 
@@ -310,17 +302,3 @@ def _change(run: "RunHandle", word: str, number: int) -> None:
             run.effects.edit(number, document.request(), document.note)
     except (EffectError, click.ClickException) as error:
         click.echo(printable(str(error)), err=True)
-
-
-def allow(effect: Effect) -> bool:
-    """Ask the user about what a run wants to do now and cannot be undone."""
-    lines = [
-        "", "goexfs: the run wants to do this NOW, and it cannot be undone:",
-        f"  {effecttext.what(effect.request, whole=True)}",
-        *([f"  note: {printable(effect.note)}"] if effect.note else []),
-    ]  # fmt: skip
-    with open("/dev/tty", "r+b", buffering=0) as terminal:
-        terminal.write("\n".join(lines).encode("utf-8", "replace") + b"\nallow it? Type yes, or anything else for no: ")
-        return terminal.readline().strip().lower() == b"yes"
-
-

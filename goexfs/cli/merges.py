@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.effect import compensate_option, tell_undo
+from goexfs.cli.effect import tell_undo
+from goexfs.cli.effectoptions import compensate_option
 from goexfs.cli.output import age, count, home, note, print_json, print_table, size
 from goexfs.cli.params import json_option
 

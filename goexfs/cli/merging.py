@@ -11,7 +11,8 @@ import click
 
 from goexfs.cli import attention, summary
 from goexfs.cli.choice import choice
-from goexfs.cli.effect import carry_out, decide, effects_option, show
+from goexfs.cli.effect import carry_out, decide, show
+from goexfs.cli.effectoptions import effects_option
 from goexfs.cli.history import fork_to_merge
 from goexfs.cli.hunks import hunks_chosen
 from goexfs.cli.output import home, note, print_json, quoted, use_color

@@ -12,7 +12,7 @@ import click
 
 from goexfs.cli import parts
 from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
-from goexfs.cli.effect import allow, effects_option
+from goexfs.cli.effectoptions import allow, effects_option
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
 from goexfs.cli.policy import (
