@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from goexfs.policy.matching import HIDDEN, MASKED, Matcher
 
-SECONDS = 0.1
-"""how long a survey may take; the process that will serve the run takes longer to start"""
+SECONDS = 0.03
+"""how long a survey may take: what starts a run waits for it"""
 MOST = 1000
 """names that it finds at most"""
 
