@@ -88,11 +88,17 @@ class BaseTree:
         st = os.fstat(fd)
         self.root._fd = fd
         self.root._dev, self.root._ino = st.st_dev, st.st_ino
+        self._pid = os.getpid()
         self.dev: int = st.st_dev
         """device of the base's root"""
 
     def __enter__(self) -> Self:
         return self
+
+    def __del__(self) -> None:
+        """The changes of a diff hold the tree that they were made from, and nobody else does."""
+        if hasattr(self, "dev") and os.getpid() == self._pid:  # in a child the numbers may mean something else by now
+            self.close()
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None) -> None:
         self.close()

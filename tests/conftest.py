@@ -47,6 +47,7 @@ def nothing_left_behind(session_area: Path, tmp_path_factory: pytest.TempPathFac
     yield
     left = leftovers.clear(session_area, tmp_path_factory.getbasetemp())
     assert not left, f"the test left behind: {left}"
+    assert not (files := leftovers.own_files_below(session_area)), f"the test left open: {files}"
 
 
 @pytest.fixture(autouse=True)

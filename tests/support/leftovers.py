@@ -62,6 +62,13 @@ def _command_line(pid: int) -> str:
         return "?"
 
 
+def own_files_below(*roots: Path) -> list[str]:
+    """Files below ``roots`` that this process has open: a server that is forked would inherit them."""
+    prefixes = tuple(str(root).rstrip("/") + "/" for root in roots)
+    with os.scandir("/proc/self/fd") as fds:
+        return sorted(target for fd in fds if (target := _target(fd.path)).startswith(prefixes))
+
+
 def settled_processes_below(*roots: Path, within: float = 2.0) -> dict[int, str]:
     """As ``processes_below``, giving what is just ending ``within`` seconds to end."""
     deadline = time.monotonic() + within
