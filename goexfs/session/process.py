@@ -55,11 +55,12 @@ def run(
     ``CommandNotExecutable`` when it cannot be started.
     """
     with terminal_restored(), Arrivals(FORWARDED) as signals:
+        in_terminal = has_foreground()  # before the command is there, which takes it over
         child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
         try:
             if command.directory is not None and (running := child.note()) is not None:
                 roster.begin(command.directory, running)
-            return _Wait(command, child, signals, timeout, grace, asker).end()
+            return _Wait(command, child, signals, timeout, grace, asker, in_terminal=in_terminal).end()
         finally:
             child.kill_all()
             if command.directory is not None:
@@ -71,7 +72,7 @@ class _Wait:
 
     def __init__(
         self, command: Command, child: Child, signals: Arrivals, timeout: float | None, grace: float,
-        asker: Asker | None,
+        asker: Asker | None, *, in_terminal: bool,
     ) -> None:  # fmt: skip
         self._command = command
         self._child = child
@@ -81,7 +82,7 @@ class _Wait:
         self._kill_at: float | None = None
         self._end_at = None if timeout is None else time.monotonic() + timeout
         self._deadly: int | None = None
-        self._in_terminal = has_foreground()
+        self._in_terminal = in_terminal
         self._lent = False
         """whether goexfs itself has the terminal while the command is paused"""
 

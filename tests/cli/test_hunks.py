@@ -217,6 +217,7 @@ def test_ctrl_c_while_verifying(project, terminals):
     terminal = project.terminal("merge", "r", "--verify", "echo here; sleep 60")
     terminals.append(terminal)
     terminal.expect("here")
+    time.sleep(0.5)  # a shell that is interrupted between two commands waits for the second one first
     terminal.type("\x03")
     assert terminal.wait(within=40) == 130
     assert text_of(project) == TEXT

@@ -64,13 +64,13 @@ class Goexfs:
         return json.loads(self(*words, "--json").stdout)
 
     def changes(self, run: str) -> dict[bytes, str]:
-        """What ``diff --name-status -z`` says: path to status; of a rename ``R old``."""
+        """What ``diff --name-status -z`` says: path to status; of a rename or a copy ``R old``."""
         fields = iter(self("diff", run, "--name-status", "-z").stdout.split(b"\0")[:-1])
         found = {}
         for status in fields:
             path = next(fields)
-            if status == b"R":
-                found[next(fields)] = f"R {os.fsdecode(path)}"
+            if status in (b"R", b"C"):
+                found[next(fields)] = f"{status.decode()} {os.fsdecode(path)}"
             else:
                 found[path] = status.decode()
         return found
