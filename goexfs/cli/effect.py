@@ -10,7 +10,7 @@ import click
 
 from goexfs.cli import effecttext
 from goexfs.cli.output import count, note, print_json, printable, use_color
-from goexfs.cli.params import ANY_PATH, RUN, json_option
+from goexfs.cli.params import ANY_PATH, RUN, content, json_option
 from snapshots.effects import Effect, Undo
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def edit_command(ref: str, number: int, source: bytes | None) -> None:
     with goexfs.open_store(create=False) as store:
         run = store.run(ref)
         before = run.effects.get(number)
-        data = _edited(before) if source is None else _content(source)
+        data = _edited(before) if source is None else content(source, "--file")
         if data is None:
             note("nothing was changed")
             return
@@ -189,16 +189,6 @@ def _edited(effect: Effect) -> bytes | None:
     before = json.dumps({**documents.request_fields(effect.request), "note": effect.note}, indent=2, ensure_ascii=True)
     text = click.edit(before + "\n", extension=".json", require_save=True)
     return None if text is None or text.strip() == before else text.encode()
-
-
-def _content(path: bytes) -> bytes:
-    try:
-        if path == b"-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise click.BadParameter(f"{printable(path)}: {error.strerror}", param_hint="--file") from None
 
 
 def carry_out(run: "RunHandle", *, as_json: bool = False, quiet: bool = False) -> None:

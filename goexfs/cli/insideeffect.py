@@ -7,7 +7,6 @@ only.
 
 import os
 import subprocess
-import sys
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ import click
 from goexfs.cli.effecttext import listed
 from goexfs.cli.inside import base
 from goexfs.cli.output import note, print_json, printable
-from goexfs.cli.params import ANY_PATH, json_option
+from goexfs.cli.params import ANY_PATH, content, json_option
 from goexfs.effects import documents
 from goexfs.session.channel import ASK_SECONDS, Asked, ask
 from snapshots.effects import Command, Effect, Http, Request, Sql, State
@@ -62,7 +61,7 @@ def defer_command(
     if source is not None:
         asked = [
             _asked(document)
-            for document in documents.read(_content(source))
+            for document in documents.read(content(source, "FILE"))
         ]
     else:
         request: Request = _command(command) if http is None else _http(http, headers, data)
@@ -202,18 +201,8 @@ def _http(http: tuple[str, str], headers: tuple[str, ...], data: str | None) -> 
     if data is None:
         body = b""
     else:
-        body = _content(os.fsencode(data[1:])) if data.startswith("@") else os.fsencode(data)
+        body = content(os.fsencode(data[1:]), "FILE") if data.startswith("@") else os.fsencode(data)
     return Http(http[0].upper(), http[1], tuple(pairs), body)
-
-
-def _content(path: bytes) -> bytes:
-    try:
-        if path == b"-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise click.BadParameter(f"{printable(path)}: {error.strerror}", param_hint="FILE") from None
 
 
 def _file_outside(db: str) -> str:

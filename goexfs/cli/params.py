@@ -6,12 +6,13 @@ and never created by it.
 
 import os
 import re
+import sys
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from goexfs.cli.output import age, command_line, home
+from goexfs.cli.output import age, command_line, home, printable
 
 
 class RunRef(click.ParamType[str]):
@@ -114,3 +115,14 @@ def below_base(path: bytes, base: bytes, mountpoint: bytes | None) -> bytes:
 def _inside(path: bytes, root: bytes) -> bool:
     root = root.rstrip(b"/")
     return path == root or path.startswith(root + b"/") or not root
+
+
+def content(path: bytes, hint: str) -> bytes:
+    """All of the file that is named for the parameter *hint*; ``-`` is the standard input."""
+    try:
+        if path == b"-":
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise click.BadParameter(f"{printable(path)}: {error.strerror}", param_hint=hint) from None

@@ -110,7 +110,7 @@ class Service:
     async def seal_now(self) -> None:
         """Bring everything into the store, also what the kernel still holds of open files.  Raises `StoreError`."""
         if self.adapter.has_writers:
-            await self._flush_kernel()
+            await self.flush_kernel()
         await self.sealer.seal()
 
     async def rewind(
@@ -121,7 +121,7 @@ class Service:
         """
         aim = Aim(position, paths, process)
         if self.adapter.has_writers:
-            await self._flush_kernel()  # not later: what it flushes comes as requests
+            await self.flush_kernel()  # not later: what it flushes comes as requests
         with self.adapter.threads.closed():
             for _ in range(REWIND_ATTEMPTS):
                 await self.sealer.seal()
@@ -269,7 +269,7 @@ class Service:
         # Another mount namespace may hold a copy of the mount: every sandbox started meanwhile does.  Then unmounting
         # it here writes nothing back, and the kernel does not hang up.  So neither is left to it.
         if device.mounted_at(self.mountpoint) is not None:
-            await self._flush_kernel()
+            await self.flush_kernel()
         try:
             await self._detach()  # the session loop goes on meanwhile, and ends because of it
             await trio.sleep(HANG_UP_SECONDS)
@@ -308,13 +308,13 @@ class Service:
     async def _detach(self, *, lazy: bool = False) -> None:
         await trio.to_thread.run_sync(partial(device.detach, self.mountpoint, lazy=lazy), abandon_on_cancel=True)
 
-    async def _flush_kernel(self) -> None:
-        """Have the kernel write back what programs wrote to files that they have not closed."""
+    async def flush_kernel(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Have the kernel write back what programs wrote to files that they have not closed, within ``seconds``."""
         sync = shutil.which("sync")
         if sync is None:
             return
         command = [sync, "--file-system", os.fsdecode(self.mountpoint)]
-        with trio.move_on_after(FLUSH_SECONDS) as timeout:
+        with trio.move_on_after(seconds) as timeout:
             for _ in range(2):
                 done = await trio.run_process(command, check=False, stdin=subprocess.DEVNULL, capture_stderr=True)
                 if not done.returncode:
@@ -325,7 +325,7 @@ class Service:
                 said = done.stderr.decode(errors="replace").strip()
                 log.warning("the kernel's caches could not be flushed: %s", said)
         if timeout.cancelled_caught:
-            log.warning("the kernel's caches were not flushed within %d s", FLUSH_SECONDS)
+            log.warning("the kernel's caches were not flushed within %d s", seconds)
         await self._drain()
 
     async def _drain(self) -> None:

@@ -167,7 +167,7 @@ class Listening:
         mountpoint = self._service.mountpoint
         # Where another mount namespace holds a copy of the mount, unmounting this one writes nothing back.
         if mounts.is_mounted(mountpoint):
-            await trio.to_thread.run_sync(mounts.flush, mountpoint)
+            await self._service.flush_kernel(mounts.FLUSH_SECONDS)
         taken_from: tuple[mounts.Holder, ...] = ()
         if force:
             taken_from = await trio.to_thread.run_sync(mounts.unmount_now, mountpoint)

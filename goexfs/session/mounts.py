@@ -9,7 +9,6 @@ called by the process that serves the mount, except for ``programs_to_leave``.  
 """
 
 import os
-import subprocess
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -38,18 +37,6 @@ def is_mounted(path: bytes) -> bool:
     """Whether a goexfs mount, alive or dead, is at ``path`` in this process's mount namespace."""
     mounted = device.mounted_at(path)
     return mounted is not None and mounted.type == device.TYPE
-
-
-def flush(path: bytes, *, timeout: float = FLUSH_SECONDS) -> bool:
-    """Have the kernel write the dirty pages of the filesystem at ``path``; False when it did not in ``timeout`` s."""
-    try:
-        done = subprocess.run(
-            [b"sync", b"-f", b"--", path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, timeout=timeout, cwd="/", check=False,
-        )  # fmt: skip
-    except (subprocess.TimeoutExpired, OSError):
-        return False
-    return done.returncode == 0
 
 
 def unmount(path: bytes) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,16 +40,6 @@ def judged(output: str) -> None:
     assert not set(found["names"]) & {".env", ".ssh", "key.pem", "id_rsa", "innocent", "script.key", "a.pem"}
     assert {"readme", "alias", "masked.json"} <= set(found["names"])
     assert found["inodes"] == [], "a listing must not number what is hidden"
-
-
-@pytest.fixture
-def store(goexfs_home: Path) -> Iterator[RunStore]:
-    with goexfs.open_store() as opened:
-        yield opened
-        for run in opened.runs():
-            if run.state == "active":
-                run.unmount(force=True)
-        assert not opened.fsck().findings
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-import goexfs
 from goexfs import Policy, RunStore
 from goexfs.fuse.referee import MOST_WAITING
 from goexfs.overlay.meter import Meter
@@ -129,16 +128,6 @@ def test_open_files(scene: Callable[..., Scene]) -> None:
 
 
 # -- mounted
-
-
-@pytest.fixture
-def store(goexfs_home: Path) -> Iterator[RunStore]:
-    with goexfs.open_store() as opened:
-        yield opened
-        for run in opened.runs():
-            if run.state == "active":
-                run.unmount(force=True)
-        assert not opened.fsck().findings
 
 
 @pytest.fixture
