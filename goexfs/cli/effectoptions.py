@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from goexfs.cli.typed import typed
+
 if TYPE_CHECKING:
     from snapshots.effects import Effect
 
@@ -27,10 +29,9 @@ def allow(effect: "Effect") -> bool:
     from goexfs.cli.output import printable
 
     lines = [
-        "", "goexfs: the run wants to do this NOW, and it cannot be undone:",
+        "goexfs: the run wants to do this NOW, and it cannot be undone:",
         f"  {effecttext.what(effect.request, whole=True)}",
         *([f"  note: {printable(effect.note)}"] if effect.note else []),
     ]  # fmt: skip
-    with open("/dev/tty", "r+b", buffering=0) as terminal:
-        terminal.write("\n".join(lines).encode("utf-8", "replace") + b"\nallow it? Type yes, or anything else for no: ")
-        return terminal.readline().strip().lower() == b"yes"
+    answer = typed(lines, "allow it? Type yes, or anything else for no: ")
+    return answer is not None and answer.lower() == "yes"

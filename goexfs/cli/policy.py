@@ -276,15 +276,46 @@ def _waiting(waiting: "Iterable[Waiting]", label: str) -> str | None:
     return f"{'; '.join(parts)} (goexfs policy allow {label}, or goexfs policy deny {label})" if parts else None
 
 
+_EACH = {
+    "bytes": "bytes of the run's own", "files": "files and directories of the run's own", "deletions": "deletions",
+    "open_files": "open files",
+}  # fmt: skip
+
+
+def decide(waiting: "Waiting", still: "Callable[[], bool]") -> bool | int | None:
+    """Ask the user about what waits at a limit, while the command has the terminal: see ``Session.exec``."""
+    from goexfs.cli.typed import typed
+
+    process = f" of process {waiting.pid}" if waiting.pid else ""
+    more = f" ({waiting.requests} operations wait)" if waiting.requests > 1 else ""
+    line = (
+        f"goexfs: the run waits: {waiting.operation}{process} would go beyond {waiting.most} "
+        f"{_EACH.get(waiting.limit, waiting.limit)}{more}"
+    )
+    lines = [line]
+    while True:
+        answer = typed(
+            lines, "allow as many again? [y]es, [n]o (and what comes after neither), or the new limit: ", still=still
+        )
+        if answer is None:
+            return None
+        if answer.lower() in ("y", "yes"):
+            return True
+        if answer.lower() in ("n", "no"):
+            return False
+        try:
+            most = Size().convert(answer, None, None)
+        except click.BadParameter:
+            most = 0
+        if most > waiting.used:
+            return most
+        lines = [f"the answer is y, n, or a number above {waiting.used}, such as {2 * waiting.most or 10}"]
+
+
 @contextmanager
 def telling_what_waits(run: "RunHandle") -> Iterator[None]:
-    """Say on stderr when something begins to wait, while a command runs that has the terminal.
-
-    It is not asked here: what is typed is the command's.
-    """
-    from goexfs.policy.rules import LIMITS
-
-    if not any(found[0].then == "pause" for name in LIMITS if (found := run.policy.limit(name)) is not None):
+    """Say on stderr when something begins to wait, while a command runs and nobody is there to be asked."""
+    if not run.policy.pauses:
         yield
         return
     over = threading.Event()

@@ -5,7 +5,7 @@ run is ``verdict``'s.  Main thread only.
 """
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -17,6 +17,7 @@ from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
 from goexfs.cli.policy import (
     POLICY,
+    decide,
     policy_options,
     say_what_is_hidden,
     say_who_read_canaries,
@@ -102,10 +103,11 @@ def run_command(
         say_what_is_hidden(session)
         if not no_sandbox:
             say_what_is_withheld(session, limits.confinement)
-        with telling_what_waits(session):
+        asked = verdict.can_ask()
+        with nullcontext() if asked else telling_what_waits(session):
             ended = session.exec(
                 command, sandbox=not no_sandbox, confinement=limits.confinement,
-                ask=allow if verdict.can_ask() else None, parts=others,
+                ask=allow if asked else None, decide=decide if asked else None, parts=others,
             )
         say_who_read_canaries(session)
         wish, alone = parts.review(others, wish)

@@ -118,6 +118,11 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
             found = limit, source
         return found
 
+    @property
+    def pauses(self) -> bool:
+        """Whether something may have to wait for the user."""
+        return any(found[0].then == "pause" for name in LIMITS if (found := self.limit(name)) is not None)
+
     def with_limit(self, name: str, limit: Limit, because: str) -> "Policy":
         """The same with another limit, which the user decided on while the run was going."""
         latest = self.sources[-1] if self.sources else None

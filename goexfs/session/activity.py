@@ -7,6 +7,8 @@ work; never touches the filesystem's own process, which is none of the command's
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -80,6 +82,17 @@ class Activity:
 
     def _idle(self) -> RunState:
         return RunState(f"no command is at work in run {self.record.label}; goexfs ls shows which runs are active")
+
+
+def has_group(running: Running, run_id: str, group: int) -> bool:
+    """Whether a process group of the terminal is one of the command's."""
+    for pid in members(running, run_id):
+        try:
+            if os.getpgid(pid) == group:
+                return True
+        except ProcessLookupError:
+            continue
+    return False
 
 
 def members(running: Running, run_id: str) -> list[int]:
@@ -163,6 +176,37 @@ def resume(directory: Path, run_id: str) -> bool:
     for pid in members(running, run_id)[::-1]:
         _signal(pid, signal.SIGCONT)
     return True
+
+
+@contextmanager
+def held(directory: Path, run_id: str) -> Iterator[None]:
+    """Nothing of the command goes on meanwhile; what was stopped before is stopped after, too.
+
+    Does not wait for what is in the kernel: it stands still once it comes out of there.
+    """
+    running = roster.read(directory)
+    if running is None or is_paused(directory):
+        yield
+        return
+    if running.place is not None and cgroups.freeze(running.place, True, wait=False):
+        try:
+            yield
+        finally:
+            cgroups.freeze(running.place, False, wait=False)
+        return
+    stopped: list[int] = []
+    for _ in range(_ROUNDS):  # parents first: a shell must not see its job stop
+        awake = [pid for pid in members(running, run_id) if pid not in stopped and not _is_stopped(pid)]
+        if not awake:
+            break
+        for pid in awake:
+            _signal(pid, signal.SIGSTOP)
+        stopped += awake
+    try:
+        yield
+    finally:
+        for pid in reversed(stopped):
+            _signal(pid, signal.SIGCONT)
 
 
 def is_paused(directory: Path) -> bool:

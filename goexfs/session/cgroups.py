@@ -71,10 +71,12 @@ class Group:
         return {place for place in (self.freezer, self.counter) if place is not None}
 
 
-def freeze(freezer: Path, frozen: bool) -> bool:
+def freeze(freezer: Path, frozen: bool, *, wait: bool = True) -> bool:
     """Stop all processes of a group, or let them go on; False when there is no such group (any more)."""
     if not _write(freezer / "cgroup.freeze", "1" if frozen else "0"):
         return False
+    if not wait:
+        return True
     deadline = time.monotonic() + _GONE_SECONDS
     while _event(freezer, "frozen") != frozen and time.monotonic() < deadline:
         time.sleep(0.005)  # a process in the kernel stops when it leaves it

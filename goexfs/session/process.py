@@ -14,14 +14,15 @@ to goexfs is.
 import os
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 from goexfs.session import activity, roster
 from goexfs.session.arrivals import Arrivals
 from goexfs.session.children import Child, Command, Plain, Sandboxed
-from goexfs.session.questions import Asker
-from goexfs.session.terminal import borrowed, hand_over, has_foreground, terminal_restored
+from goexfs.session.questions import Asking
+from goexfs.session.terminal import borrowed, foreground_group, hand_over, has_foreground, terminal_restored
 
 GRACE_SECONDS = 10.0
 """How long a command may take to end after SIGTERM, SIGHUP or SIGQUIT was forwarded to it."""
@@ -46,9 +47,9 @@ class Ended(NamedTuple):
 
 
 def run(
-    command: Command, *, timeout: float | None = None, grace: float = GRACE_SECONDS, asker: Asker | None = None
+    command: Command, *, timeout: float | None = None, grace: float = GRACE_SECONDS, askers: Sequence[Asking] = ()
 ) -> Ended:
-    """Run the command to its end; ``asker`` answers meanwhile what only the user can allow.
+    """Run the command to its end; ``askers`` answer meanwhile what only the user can decide.
 
     When this returns or raises, every process that the command started is dead.  Raises ``TimeoutError`` after
     ``timeout`` seconds, ``SandboxError`` when there is no sandbox to run it in, and ``CommandNotFound`` or
@@ -60,7 +61,7 @@ def run(
         try:
             if command.directory is not None and (running := child.note()) is not None:
                 roster.begin(command.directory, running)
-            return _Wait(command, child, signals, timeout, grace, asker, in_terminal=in_terminal).end()
+            return _Wait(command, child, signals, timeout, grace, askers, in_terminal=in_terminal).end()
         finally:
             child.kill_all()
             if command.directory is not None:
@@ -72,13 +73,13 @@ class _Wait:
 
     def __init__(
         self, command: Command, child: Child, signals: Arrivals, timeout: float | None, grace: float,
-        asker: Asker | None, *, in_terminal: bool,
+        askers: Sequence[Asking], *, in_terminal: bool,
     ) -> None:  # fmt: skip
         self._command = command
         self._child = child
         self._signals = signals
         self._grace = grace
-        self._asker = asker
+        self._askers = askers
         self._kill_at: float | None = None
         self._end_at = None if timeout is None else time.monotonic() + timeout
         self._deadly: int | None = None
@@ -106,16 +107,41 @@ class _Wait:
         if self._end_at is not None and now >= self._end_at:
             raise TimeoutError
         due = [at - now for at in (self._kill_at, self._end_at) if at is not None]
-        if self._in_terminal or self._asker is not None:
+        if self._in_terminal or self._askers:
             due.append(_STOPPED_SECONDS)
         arrived = self._signals.next(pidfd, min(due, default=None))
         if arrived is not None:
             self._forward(*arrived)
-        elif self._asker is not None and self._asker.is_asked:
-            with borrowed() if self._in_terminal else nullcontext():
-                self._asker.attend()
+        elif (asker := next((each for each in self._askers if each.is_asked), None)) and self._may_ask():
+            self._ask(asker, pidfd)
         elif self._in_terminal and not self._watch_pause() and (group := self._child.stopped()) is not None:
             self._suspend(group)
+
+    def _may_ask(self) -> bool:
+        """Whether the terminal is this run's now: not when the user has put it into the background."""
+        if not self._in_terminal:
+            return True
+        group = foreground_group()
+        if group in (None, os.getpgrp()):
+            return group is not None
+        running = self._child.note()
+        return running is not None and activity.has_group(running, self._command.run_id, group or 0)
+
+    def _ask(self, asker: Asking, pidfd: int) -> None:
+        """Have the terminal, while the command stands still; what the user did to the question is done to both."""
+        if not self._in_terminal:
+            asker.attend()
+            return
+        group, directory = foreground_group(), self._command.directory
+        with nullcontext() if directory is None else activity.held(directory, self._command.run_id):
+            with borrowed():
+                asker.attend()
+            while (arrived := self._signals.next(pidfd, 0)) is not None:
+                number, by_terminal = arrived
+                if by_terminal and number in (signal.SIGINT, signal.SIGQUIT) and group not in (None, os.getpgrp()):
+                    os.killpg(group or 0, number)
+                else:
+                    self._forward(number, by_terminal)
 
     def _watch_pause(self) -> bool:
         """Whether the command is paused (``goexfs pause``).

@@ -1,26 +1,33 @@
 """What only the user can allow, on its way from a run to whoever started it, and the answer on its way back.
 
 Owns the two ends of that conversation: ``Questions`` in the server (event loop's thread), ``Asker`` in the session
-process (a thread of its own receives, the session's thread asks).  Knows no terminal.
+process (a thread of its own receives, the session's thread asks); and ``LimitAsker``, for what waits at a limit, which
+the server notes in a file.  Knows no terminal.
 
 The session process keeps one connection to the control socket open for as long as somebody is there to ask; its end
 means that nobody is.  Questions go down it one at a time, as lines of JSON, and each is answered with one line.
 """
 
 import queue
+import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from goexfs.session import control
+from goexfs.policy.rules import PolicyError
+from goexfs.session import control, policing
+from goexfs.session.errors import ServerError
 from snapshots.effects import Effect
 
 if TYPE_CHECKING:
     import trio
+
+    from goexfs.policy.rules import Waiting
 
 ANSWER_SECONDS = 600.0
 """How long a person may take; then it is a no."""
@@ -100,6 +107,22 @@ class Questions:
                 await turn.wait()
 
 
+Decide = Callable[["Waiting", Callable[[], bool]], bool | int | None]
+"""Asks about what waits at a limit: True (as much again), how much it is from now on, False (refused, and what comes
+after), or None: not decided, because it was interrupted, or the second argument says that it waits no more."""
+
+
+class Asking(Protocol):
+    """Something that the user may have to be asked, as the wait for a command sees it."""
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a question waits."""
+
+    def attend(self) -> None:
+        """Put the questions that wait to the user."""
+
+
 class Asker:
     """The session's end: a context manager; inside it questions of the run arrive and ``attend`` answers them."""
 
@@ -128,6 +151,7 @@ class Asker:
         self._connection.close()
 
     def _listen(self, connection: socket.socket) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are for the thread that waits
         data = b""
         try:
             while piece := connection.recv(1 << 16):
@@ -157,3 +181,48 @@ class Asker:
                 except OSError:
                     pass  # the server is gone
 
+
+
+class LimitAsker:
+    """Puts what waits at a limit to the user."""
+
+    _AGAIN_SECONDS = 1.0
+
+    def __init__(self, directories: Sequence[Path], decide: Decide) -> None:
+        self._directories = directories
+        self._decide = decide
+        self._decided: set[tuple[Path, str, int]] = set()
+        """directory, limit and its value: what still waits at it has only not heard of the answer yet"""
+        self._not_before = 0.0
+
+    def _waiting(self) -> "list[tuple[Path, Waiting]]":
+        return [
+            (directory, one)
+            for directory in self._directories
+            for one in policing.waiting_in(directory)
+            if (directory, one.limit, one.most) not in self._decided
+        ]
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether something waits."""
+        return time.monotonic() >= self._not_before and bool(self._waiting())
+
+    def attend(self) -> None:
+        """Ask about what waits, one after the other."""
+        for directory, one in self._waiting():
+
+            def still(directory: Path = directory, one: "Waiting" = one) -> bool:
+                return any((at.limit, at.most) == (one.limit, one.most) for at in policing.waiting_in(directory))
+
+            answer = self._decide(one, still) if still() else None
+            if answer is None:
+                self._not_before = time.monotonic() + self._AGAIN_SECONDS  # its process ends, or it is asked again
+                return
+            most = None if isinstance(answer, bool) else answer
+            try:
+                policing.decide(directory, one.limit, allow=answer is not False, most=most)
+            except (PolicyError, ServerError):
+                pass  # it has ended meanwhile, or somebody else has decided
+            else:
+                self._decided.add((directory, one.limit, one.most))

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -19,7 +19,7 @@ from goexfs.session.compensation import remember_confinement
 from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
-from goexfs.session.questions import Asker
+from goexfs.session.questions import Asker, Asking, Decide, LimitAsker
 from goexfs.session.sandbox import Part, Sandbox
 from goexfs.session.variables import agent_socket, divide, for_command
 from goexfs.session.view import HOST, find_command, is_inside
@@ -105,6 +105,7 @@ class Session(RunHandle):
         sandbox: bool = True,
         confinement: Confinement | None = None,
         ask: "Callable[[Effect], bool] | None" = None,
+        decide: "Decide | None" = None,
         parts: "Sequence[Session]" = (),
     ) -> Completed:
         """Run a command in the run, to its end; nothing that it started is left when this returns.
@@ -115,7 +116,9 @@ class Session(RunHandle):
         is what it may do (see ``goexfs.Confinement``).  ``parts`` are runs over other bases that it has at their
         places, too; only in the sandbox.  Without ``sandbox`` it works in the mount, unconfined.
         ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
-        is refused.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded; ``grace`` seconds later it is killed.
+        is refused.  ``decide`` is called so about what waits at a limit with ``pause`` (see ``LimitAsker``): without
+        it, that waits for ``allow`` or ``deny``.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded;
+        ``grace`` seconds later it is killed.
 
         Raises ``CommandNotFound``, ``CommandNotExecutable``, ``SandboxError``, and ``TimeoutError`` after ``timeout``
         seconds.
@@ -148,8 +151,12 @@ class Session(RunHandle):
             )
             if sandbox:
                 remember_confinement(self._store, self.id, wishes)
-            with nullcontext() if ask is None else Asker(directory, ask) as asker:
-                ended = process.run(command, timeout=timeout, grace=grace, asker=asker)
+            with ExitStack() as stack:
+                askers: list[Asking] = [] if ask is None else [stack.enter_context(Asker(directory, ask))]
+                pausing = [each for each in (self, *parts) if each.policy.pauses] if decide is not None else []
+                if decide is not None and pausing:
+                    askers.append(LimitAsker([self._store.runs.directory(each.id) for each in pausing], decide))
+                ended = process.run(command, timeout=timeout, grace=grace, askers=askers)
             outputs = (None, None) if files is None else (_content(files[0]), _content(files[1]))
         record = self._store.runs.update(self.id, exit_status=ended.status)
         if "exit" in record.options.get("auto_snapshot", ()) and self.state == "active":

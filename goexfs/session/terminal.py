@@ -29,7 +29,7 @@ def terminal_restored() -> Iterator[None]:
 
 @contextmanager
 def borrowed() -> Iterator[None]:
-    """Have the terminal for a question: its foreground group is stopped, its modes are plain; then all is as before."""
+    """Have the terminal for a question, with plain modes; then all is as before.  What had it is to stand still."""
     before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # this is done from the background
     try:
         fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
@@ -41,8 +41,6 @@ def borrowed() -> Iterator[None]:
     try:
         modes = termios.tcgetattr(fd)
         group = os.tcgetpgrp(fd)
-        if group not in (-1, 0, own):
-            os.killpg(group, signal.SIGSTOP)
         os.tcsetpgrp(fd, own)
         plain = termios.tcgetattr(fd)
         plain[0] |= termios.ICRNL | termios.BRKINT
@@ -55,7 +53,6 @@ def borrowed() -> Iterator[None]:
         if group not in (-1, 0, own):
             try:
                 os.tcsetpgrp(fd, group)
-                os.killpg(group, signal.SIGCONT)
             except OSError:
                 pass  # the command has ended
         os.close(fd)
@@ -69,6 +66,20 @@ def has_foreground() -> bool:
         return False
     os.close(fd)
     return True
+
+
+def foreground_group() -> int | None:
+    """The process group that has the terminal now, whoever that is; None without a terminal."""
+    try:
+        fd = os.open("/dev/tty", os.O_RDWR | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        return os.tcgetpgrp(fd) or None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def hand_over(group: int, *, only_from: int | None = None) -> None:
