@@ -11,7 +11,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -22,7 +24,7 @@ from snapshots.journal import Change, JournalWriter, Process, Read
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
 EXECUTABLE_S = 0.02
-"""How long the name of a program is waited for while it is being executed."""
+"""How long a thread that reads what a process executes is waited for."""
 KNOWN_LIMIT = 4096
 COMMAND_LIMIT = 4096
 """Bytes of a command line that are recorded."""
@@ -103,7 +105,7 @@ class Recording:
             parent, started = _parent_and_start(pid)
         except (OSError, ValueError, IndexError):
             return 0
-        command = _command(pid)
+        command = self._programs.command(pid)
         key = (pid, started, executable, command)  # exec(2) makes another program of the same process
         known = self._numbers.get(key)
         if known is not None:
@@ -178,16 +180,18 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
 
 
 class _Programs:
-    """Reads which program a process executes, without ever waiting for the process.
+    """Reads which program a process executes, without waiting for the process.
 
     The kernel (6.18 does) holds back what /proc says of a process until an execve(2) that goes on is over, and that
     closes files, so it may be waiting for an answer of this filesystem: asked on the event loop, it would be the end of
-    both.  So of a process that has opened a program in the mount to execute it, a thread asks, for a short time.
+    both.  So of a process that has opened a program in the mount to execute it, a thread asks, for a short time.  So
+    it does for every command line: that is in the memory of the process, whose lock is held by whoever maps and unmaps
+    there, and he may wait for a page of this filesystem to be written.
     """
 
     def __init__(self) -> None:
         self._executing: set[int] = set()
-        self._asked: queue.SimpleQueue[tuple[int, queue.SimpleQueue[bytes]]] | None = None
+        self._asked: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] | None = None
 
     def executes(self, pid: int) -> None:
         """A process is about to execute something of the mount."""
@@ -199,23 +203,33 @@ class _Programs:
         """The path of the program, empty when it may not be known; None while the process must not be asked about."""
         if pid not in self._executing:
             return _executable(pid)
-        answer: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        found: bytes | None = self._in_thread(partial(_executable, pid))
+        if found is not None:
+            self._executing.discard(pid)
+        return found
+
+    def command(self, pid: int) -> tuple[bytes, ...]:
+        """The command line, empty when it may not be known or cannot be had now."""
+        found: tuple[bytes, ...] | None = self._in_thread(partial(_command, pid))
+        return found or ()
+
+    def _in_thread(self, ask: Callable[[], Any]) -> Any:
+        """What a thread answers within a short time, else None."""
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
         if self._asked is None:
             self._asked = queue.SimpleQueue()
             threading.Thread(target=self._run, args=(self._asked,), name="goexfs-exe", daemon=True).start()
-        self._asked.put((pid, answer))
+        self._asked.put((ask, answer))
         try:
-            found = answer.get(timeout=EXECUTABLE_S)
-            self._executing.discard(pid)
-            return found
+            return answer.get(timeout=EXECUTABLE_S)
         except queue.Empty:
             self._asked = None  # that thread goes when it is let go; the next question has another
             return None
 
-    def _run(self, asked: "queue.SimpleQueue[tuple[int, queue.SimpleQueue[bytes]]]") -> None:
+    def _run(self, asked: "queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]]") -> None:
         while True:
-            pid, answer = asked.get()
-            answer.put(_executable(pid))
+            ask, answer = asked.get()
+            answer.put(ask())
             if self._asked is not asked:
                 return
 

@@ -94,7 +94,7 @@ def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[by
     if not mounts:
         known.append(("names", (st.st_dev, st.st_ino)))
     if attributes:
-        for name in names:
+        for name in (b".", *names):
             read_attributes(fd, name)
         if not mounts:
             known.append(("xattrs", (st.st_dev, st.st_ino)))

@@ -1,4 +1,8 @@
-"""A cold disk: whoever asks for what is on it waits, and nobody else does."""
+"""A cold disk: whoever asks for what is on it waits, and nobody else does.
+
+In the long mode: a real disk and a real store on it, and so only as good as the clock.  `test_blocking` has a disk that
+answers when it is told to.
+"""
 
 import os
 import subprocess
@@ -14,7 +18,11 @@ READS_PER_SECOND = 3
 NOT_STALLED_S = 0.2
 """how long the event loop may wait for a disk: less than one read takes (0.33 s)"""
 
-pytestmark = [pytest.mark.skipif(bool(why_not()), reason=why_not()), pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.skipif(bool(why_not()), reason=why_not()),
+    pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "long", reason="takes half a minute: --long"),
+    pytest.mark.timeout(240),
+]
 
 
 def make_base(base: Path) -> None:

@@ -97,12 +97,14 @@ def mounted(
     allow_other: bool = False,
     watch: bool = True,
     prepare: Prepare | None = None,
+    open_base: Callable[[bytes], Any] | None = None,
     logs: str | None = None,
 ) -> Iterator[Mounted]:
     """Serve *base* from a forked process, with the store and the mountpoint in *place*, until the block ends.
 
     *run_id* goes on with an earlier run of the same place.  *prepare* is called in the server, with the `Service`,
-    before it mounts.  Fails when the server died, or logged a warning that does not contain *logs*.
+    before it mounts; *open_base* opens the base there, in another way than by its filesystem.  Fails when the server
+    died, or logged a warning that does not contain *logs*.
     """
     mountpoint = place / "mnt"
     mountpoint.mkdir(exist_ok=True)
@@ -119,7 +121,7 @@ def mounted(
         try:
             ours.close()
             _become(user)
-            _serve(base, place / "store", mountpoint, log, theirs, run_id, allow_other, watch, prepare)
+            _serve(base, place / "store", mountpoint, log, theirs, run_id, allow_other, watch, prepare, open_base)
             status = 0
         except BaseException:
             with log.open("a") as out:
@@ -195,12 +197,12 @@ def _serve(
     allow_other: bool,
     watch: bool,
     prepare: Prepare | None,
+    open_base: Callable[[bytes], Any] | None,
 ) -> None:
     import trio
 
-    from goexfs.overlay import Overlay
+    from goexfs.overlay import Overlay, slowbase
     from goexfs.overlay.objectcache import ObjectCache
-    from goexfs.overlay.slowbase import open_base
     from goexfs.watch import BaseWatch
     from snapshots.store import Store
 
@@ -218,7 +220,8 @@ def _serve(
             spool = store.runs.directory(run_id) / "spool"
             spool.mkdir(exist_ok=True)
             objects = ObjectCache(lambda: Store.open(store_path, create=False))
-            overlay = Overlay(open_base(os.fsencode(base)), store.upper(run_id).load(), objects, spool)
+            tree = (open_base or slowbase.open_base)(os.fsencode(base))
+            overlay = Overlay(tree, store.upper(run_id).load(), objects, spool)
             server = _Server(overlay, control, BaseWatch(os.fsencode(base)) if watch else None, run_id, prepare)
             trio.run(server.run, mountpoint, lambda: Store.open(store_path, create=False), allow_other)
             overlay.close()
