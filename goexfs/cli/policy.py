@@ -276,10 +276,7 @@ def _waiting(waiting: "Iterable[Waiting]", label: str) -> str | None:
     return f"{'; '.join(parts)} (goexfs policy allow {label}, or goexfs policy deny {label})" if parts else None
 
 
-_EACH = {
-    "bytes": "bytes of the run's own", "files": "files and directories of the run's own", "deletions": "deletions",
-    "open_files": "open files",
-}  # fmt: skip
+_EACH = {"bytes": "byte", "files": "new file", "deletions": "deletion", "open_files": "open file"}
 
 
 def decide(waiting: "Waiting", still: "Callable[[], bool]") -> bool | int | None:
@@ -289,14 +286,12 @@ def decide(waiting: "Waiting", still: "Callable[[], bool]") -> bool | int | None
     process = f" of process {waiting.pid}" if waiting.pid else ""
     more = f" ({waiting.requests} operations wait)" if waiting.requests > 1 else ""
     line = (
-        f"goexfs: the run waits: {waiting.operation}{process} would go beyond {waiting.most} "
-        f"{_EACH.get(waiting.limit, waiting.limit)}{more}"
+        f"goexfs: the run waits: {waiting.operation}{process} would go beyond "
+        f"{count(waiting.most, _EACH.get(waiting.limit, waiting.limit))}{more}"
     )
     lines = [line]
     while True:
-        answer = typed(
-            lines, "allow as many again? [y]es, [n]o (and what comes after neither), or the new limit: ", still=still
-        )
+        answer = typed(lines, "allow as many again? [y]es, [n]o, nor what comes after, or the new limit: ", still=still)
         if answer is None:
             return None
         if answer.lower() in ("y", "yes"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-from goexfs.session import channel, presets, process
+from goexfs.session import channel, client, presets, process
 from goexfs.session.children import Command, Stream
 from goexfs.session.compensation import remember_confinement
 from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
@@ -131,6 +131,8 @@ class Session(RunHandle):
             variables = divide(os.environb, wishes).variables if sandbox else dict(os.environb)
         box = self._sandbox(wishes, variables, parts) if sandbox else None
         place = self._working_directory(cwd, box)
+        if box is not None:
+            box, variables = client.provide(box, variables, self._store.runs.directory(self.id))
         variables = for_command(variables, run_id=self.id, base=self.base, sandbox=box)
         variables[channel.VARIABLE.encode()] = channel.INSIDE if box is not None else self._channel
         hosts = wishes.net.hosts if sandbox else ()

@@ -30,6 +30,8 @@ from snapshots.names import readable
 PRIVATE = (b"/tmp", b"/var/tmp")
 FRESH = (b"/dev", b"/proc")
 RUN = b"/run"
+BIN = b"/dev/goexfs-bin"
+"""Where a launcher of goexfs is, if there has to be one: ``/dev`` is fresh whatever the base is."""
 
 _MACHINE = (b"/proc/sys", b"/proc/sysrq-trigger", b"/proc/irq", b"/proc/bus", b"/proc/fs", b"/proc/acpi", b"/proc/scsi")
 """Settings of the machine, which root may write to whatever its capabilities."""
@@ -87,6 +89,10 @@ class Sandbox:
     """the socket of the agent's channel on the host; None: there is none"""
     user_namespaces: bool = False
     """whether the command may make some: see ``syscalls``"""
+    shown: tuple[bytes, ...] = ()
+    """directories of the host that can be read at their place also where that is hidden"""
+    launcher: bytes | None = None
+    """a program of the host that is in ``BIN`` inside, under its own name"""
 
     def view(self) -> View:
         """The same layout as a mapping of paths."""
@@ -141,6 +147,11 @@ class Sandbox:
         wishes += [(path, _bound(path, path, b"--bind")) for path in self.rw]
         wishes += [(path, _bound(path, path, b"--ro-bind")) for path in self.ro if self._in_base(path) is None]
         mounts += [mount for _path, mount in sorted(wishes)]  # a directory before what is below it
+        seen = View(tuple(Region(mount.path, mount.source) for mount in mounts))
+        mounts += [_bound(path, path, b"--ro-bind") for path in self.shown
+                   if self._in_base(path) is None and seen.source(path) != path]  # fmt: skip
+        if self.launcher is not None:
+            mounts.append(_bound(os.path.join(BIN, os.path.basename(self.launcher)), self.launcher, b"--ro-bind"))
         overlays = sorted((Part(self.base, self.mountpoint), *self.parts))
         mounts += [_bound(part.base, part.mountpoint, b"--bind") for part in overlays if part.base != b"/"]
         for path in self.ro:

@@ -16,7 +16,7 @@ DELETE = """
 rm f0; rm f1 && echo removed-f1; rm f2 && echo removed-f2; rm f3 || echo refused-f3
 read line; echo got-$line
 """
-QUESTION = r"the run waits: unlink of process \d+ would go beyond {} deletions(?s:.*)or the new limit: "
+QUESTION = r"the run waits: unlink of process \d+ would go beyond {} deletions?(?s:.*)or the new limit: "
 
 
 @pytest.fixture
