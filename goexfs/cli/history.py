@@ -54,28 +54,33 @@ def snapshot_command(ref: str, name: str | None, message: str, delete: bool, as_
 
 
 @click.command("snapshots", short_help="List the snapshots of a run.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @json_option
 def snapshots_command(ref: str, as_json: bool) -> None:
-    """List the snapshots of RUN, the latest last: RUN@~1 is the latest, RUN@~2 the one before it."""
+    """List the snapshots of RUN, the latest last: RUN@~1 is the latest, RUN@~2 the one before it.
+
+    With a POINT only those of states up to then.
+    """
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
-        snapshots = run.snapshots()
+        run, at = store.point(ref)
+        everything = run.snapshots()
+        snapshots = everything if at is None else run.snapshots(at=at)
         if as_json:
             print_json({"run": run.id, "snapshots": [snapshot_fields(run, each) for each in snapshots]})
         elif snapshots:
             rows = [
-                (f"~{len(snapshots) - number}", each.name, f"#{each.position - 1}", age(each.created_ns), each.kind,
+                (f"~{len(everything) - number}", each.name, f"#{each.position - 1}", age(each.created_ns), each.kind,
                  printable(each.message))
-                for number, each in enumerate(snapshots)
+                for number, each in enumerate(everything)
+                if each in snapshots
             ]  # fmt: skip
             print_table(
                 ("", "NAME", "RECORD", "AGE", "KIND", "MESSAGE"), rows, right=("", "RECORD", "AGE"), shrink="MESSAGE"
             )
         else:
-            note(f"run {run.record.label} has no snapshots")
+            note(f"run {run.record.label} has no snapshots" + ("" if at is None else " of that time"))
 
 
 def snapshot_fields(run: "RunHandle", snapshot: "Snapshot") -> dict[str, Any]:
@@ -117,16 +122,10 @@ def fork_to_merge(store: "RunStore", run: "RunHandle", at: str) -> "Iterator[Run
     """A fork of a run at a point, for as long as it takes to merge it; what a partial merge leaves of it stays."""
     from snapshots.mergelog import MergeLog
 
-    fork = run.fork(at=at)
-    merged = False
-    try:
+    with run.as_it_was(at) as fork:
         yield fork
-        merged = any(record.run_id == fork.id for record in MergeLog(store.store).records())
-        if merged:
+        if any(record.run_id == fork.id for record in MergeLog(store.store).records()):
             note(f"{run.record.label} itself stays as it is")
-    finally:
-        if not merged:
-            fork.discard(forget=True, undo="skip")
 
 
 @click.command("rewind", short_help="Go back to a snapshot or another point, all of a run or some paths.")

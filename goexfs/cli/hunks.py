@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from goexfs.cli.output import home, note, print_json, printable, quoted, styled, use_color
-from goexfs.cli.params import ANY_PATH, RUN, below_base, color_option, json_option
+from goexfs.cli.params import ANY_PATH, POINT, below_base, color_option, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 
 @click.command("hunks", short_help="List the parts in which a run's changes can be merged.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=ANY_PATH)
 @color_option
 @json_option
 def hunks_command(ref: str, paths: tuple[bytes, ...], color: str, as_json: bool) -> None:
     """List the parts in which the changes of RUN can be merged, below each PATH or everywhere.
 
-    With --json, for programs: pass {"changes": {PATH: [ID, ...]}} to goexfs merge RUN --hunks FILE.
+    With --json, for programs: pass {"changes": {PATH: [ID, ...]}} to goexfs merge RUN --hunks FILE (of RUN@POINT to a
+    merge of RUN@POINT).
     """
     import goexfs
     from goexfs.cli import pager
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
         below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-        listed = run.hunks(below)
+        listed = run.hunks(below, at=at)
         if as_json:
             print_json({"run": run.id, "changes": [_fields(change, found) for change, found in listed]})
         else:

@@ -46,7 +46,7 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
         if follow:
             for piece in run.follow():
                 for event in below(piece.events, tops):
-                    line = json.dumps(event_fields(piece, event)) if as_json else _line(piece, event)
+                    line = json.dumps(event_fields(piece, event)) if as_json else event_line(piece, event)
                     click.echo(line)
             return
         log = run.log(at=at)
@@ -60,12 +60,13 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
                 }
             )
         else:
-            pager.page((_line(log, event) + "\n").encode() for event in events)
+            pager.page((event_line(log, event) + "\n").encode() for event in events)
             if tops and not events:
                 note(f"the log of run {run.record.label} has nothing about {', '.join(map(quoted, tops))}")
 
 
-def _line(log: "Log", event: "Event") -> str:
+def event_line(log: "Log", event: "Event") -> str:
+    """An event for people."""
     where = quoted(event.path + (b"/" if event.is_dir else b"")) if event.path else "-"
     if event.old_path:
         arrow = "<->" if event.op == "exchange" else "->"
@@ -163,7 +164,7 @@ def blame_command(ref: str, path: bytes, as_json: bool) -> None:
                 {"run": run.id, **event_fields(log, event), "lineage": [process_fields(each) for each in lineage]}
             )
             return
-        click.echo(f"{quoted(below)}: {_line(log, event)}")
+        click.echo(f"{quoted(below)}: {event_line(log, event)}")
         for process in lineage[1:]:
             click.echo(f"  started by {_command(process)} [{process.pid}]")
 

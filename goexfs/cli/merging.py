@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @click.command("merge", short_help="Bring what a run changed into its base.", cls=SidesCommand)
 @click.argument("ref", metavar="RUN[@POINT]", type=POINT)
-@click.argument("paths", metavar="[PATH|RUN]...", nargs=-1, type=ANY_PATH)
+@click.argument("paths", metavar="[PATH|RUN[@POINT]]...", nargs=-1, type=ANY_PATH)
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave these in the run; as in .gitignore.")
 @click.option("--only-status", metavar="LETTERS", help="Only changes of these kinds: some of A M D R T X.")
 @click.option("--process", metavar="PATTERN", help="Only what commands matching PATTERN, or what they started, wrote.")
@@ -73,8 +73,12 @@ def merge_command(
         if others:
             if interactive or listed is not None or dry_run:
                 raise click.UsageError("-p, --hunks and --dry-run take one run")
+            forked = [
+                other if point is None else ends.enter_context(fork_to_merge(store, other, point))
+                for other, point in others
+            ]
             merge_several(
-                [run, *others],
+                [run, *forked],
                 lambda each: {
                     "choose": choice(each, (), exclude, only_status, process), "verify": verify,
                     "resolve": resolve_by(each, ours, theirs, markers), "check_reads": check_reads,

@@ -6,7 +6,7 @@ Owns how conflicts are listed.  Main thread only.
 import click
 
 from goexfs.cli.output import home, note, print_json, quoted
-from goexfs.cli.params import RUN, json_option
+from goexfs.cli.params import POINT, json_option
 from goexfs.cli.sides import (
     SidesCommand,
     conflict_fields,
@@ -18,7 +18,7 @@ from goexfs.cli.sides import (
 
 
 @click.command("conflicts", short_help="List what is in conflict between a run and its base.", cls=SidesCommand)
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @sides_options
 @click.option("--check-reads", is_flag=True, help="Also files that RUN only read, changed in the base since.")
 @json_option
@@ -28,13 +28,13 @@ def conflicts_command(
     """List where a merge of RUN would be refused, because the base changed there too.
 
     What merges by itself is no conflict: different lines of a text, directories that both made, equal results.
-    With --ours, --theirs or --markers what would be left.
+    With --ours, --theirs or --markers what would be left; with a POINT where a merge of RUN as it was then would be.
     """
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
-        found = run.conflicts(resolve=resolve_by(run, ours, theirs, markers), check_reads=check_reads)
+        run, at = store.point(ref)
+        found = run.conflicts(resolve=resolve_by(run, ours, theirs, markers), check_reads=check_reads, at=at)
         if as_json:
             print_json({"run": run.id, "conflicts": conflict_fields(found)})
             return
@@ -45,7 +45,7 @@ def conflicts_command(
 
 
 @click.command("rebase", short_help="Bring a run onto the present base without merging it.", cls=SidesCommand)
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @sides_options
 @click.option("--dry-run", is_flag=True, help="Only say what would become of what both sides changed.")
 @json_option
@@ -55,20 +55,25 @@ def rebase_command(
     """Let RUN stand on its base as it is now: what both changed is merged in the run, and the base is not touched.
 
     Refused, with nothing changed, when something is in conflict. A rewind leads back to how the run was before.
+
+    With a POINT a fork of RUN as it was then is brought onto the base, and RUN stays as it is.
     """
     import goexfs
     from snapshots.errors import Conflict
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
         try:
-            result = run.rebase(dry_run=dry_run, resolve=resolve_by(run, ours, theirs, markers))
+            result = run.rebase(dry_run=dry_run, resolve=resolve_by(run, ours, theirs, markers), at=at)
         except Conflict as error:
             if as_json:
                 refused = conflict_fields(error.conflicts)
                 print_json({"run": run.id, "rebased": False, "before": None, "settled": [], "conflicts": refused})
             raise
         before = result.before.name if result.before is not None else None
+        if at is not None and not dry_run:
+            note(f"{run.record.label} itself stays as it is; {result.run_id} is a fork of what it was")
+            run = store.run(result.run_id)
         if as_json:
             settled = settled_fields(result.settled)
             print_json({"run": run.id, "rebased": not dry_run, "before": before, "settled": settled, "conflicts": []})

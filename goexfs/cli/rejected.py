@@ -8,33 +8,34 @@ from typing import TYPE_CHECKING
 import click
 
 from goexfs.cli.output import age, note, print_json, printable, quoted, use_color
-from goexfs.cli.params import ANY_PATH, RUN, below_base, json_option
+from goexfs.cli.params import ANY_PATH, POINT, below_base, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
 
 
 @click.command("reject", short_help="Say why a change is not wanted.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @click.argument("what", metavar="PATH[:PART]", type=ANY_PATH)
 @click.option("-m", "--message", "reason", metavar="REASON", required=True, help="What is wrong with it.")
 def reject_command(ref: str, what: bytes, reason: str) -> None:
     """Say why a change, or a PART of it (see goexfs hunks), is not wanted.
 
-    It stays in the run, for whoever made it to do better: goexfs rejected RUN --json lists the reasons.
+    It stays in the run, for whoever made it to do better: goexfs rejected RUN --json lists the reasons. With a POINT
+    the change as it was then.
     """
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
-        path, part = _named(run, what)
-        made = run.reject(path, part, reason)
+        run, at = store.point(ref)
+        path, part = _named(run, what, at)
+        made = run.reject(path, part, reason, at=at)
         note(f"rejected {quoted(path)}{'' if part is None else f' ({printable(part)})'}: number {made.number}")
 
 
-def _named(run: "RunHandle", what: bytes) -> tuple[bytes, str | None]:
+def _named(run: "RunHandle", what: bytes, at: str | None) -> tuple[bytes, str | None]:
     """The path and the part: a change of exactly that name goes first, for names may have colons."""
-    changed = {change.path for change in run.diff()}
+    changed = {change.path for change in run.diff(at=at)}
     path = below_base(what, run.base, run.record.mountpoint)
     before, colon, part = what.rpartition(b":")
     if path in changed or not colon:
@@ -43,19 +44,24 @@ def _named(run: "RunHandle", what: bytes) -> tuple[bytes, str | None]:
 
 
 @click.command("rejected", short_help="List which changes were not wanted, and why.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @json_option
 def rejected_command(ref: str, as_json: bool) -> None:
-    """List which changes of RUN were rejected, and why; the latest last."""
+    """List which changes of RUN were rejected, and why; the latest last.
+
+    With --json also whether RUN has them still (with a POINT: whether it had them then).
+    """
     import goexfs
     from goexfs.cli.dress import dressed
     from snapshots import rejections
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
+        if at is not None:
+            run.position(at)  # a point that there never was is said to be none
         listed = run.rejected()
         if as_json:
-            print_json({"run": run.id, "rejected": rejections.as_json(listed, run.diff() if listed else ())})
+            print_json({"run": run.id, "rejected": rejections.as_json(listed, run.diff(at=at) if listed else ())})
             return
         color = use_color()
         for each in listed:

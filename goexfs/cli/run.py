@@ -5,7 +5,7 @@ run is ``verdict``'s.  Main thread only.
 """
 
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -14,7 +14,7 @@ from goexfs.cli import parts
 from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
 from goexfs.cli.effectoptions import allow, effects_option
 from goexfs.cli.output import home, note, print_json
-from goexfs.cli.params import ANY_PATH, RUN, auto_snapshot_option, history_limit_option, json_option
+from goexfs.cli.params import ANY_PATH, POINT, RUN, auto_snapshot_option, history_limit_option, json_option
 from goexfs.cli.policy import (
     POLICY,
     decide,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from goexfs.session import RunHandle, RunStore, Session
 
-RUN_HELP = "Go on with a kept run instead of beginning one."
+RUN_HELP = "Go on with a kept run, or with a fork of what it was at a point, instead of beginning one."
 nested_option = click.option(
     "--allow-nested", is_flag=True, help="Hide a store (or mountpoint) that is inside the base."
 )
@@ -45,7 +45,7 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 )
 @click.option("--base", type=ANY_PATH, metavar="DIR", help="The directory to run over (default: the current one).")
 @click.option("--name", help="A name for the run, to be used like its id.")
-@click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
+@click.option("--run", "ref", metavar="RUN[@POINT]", type=POINT, help=RUN_HELP)
 @click.option("--discard", is_flag=True, help="Discard the run at the end: nothing remains.")
 @click.option("--keep", is_flag=True, help="Keep the run at the end, without asking.")
 @click.option("--merge", is_flag=True, help="Merge the run at the end, whatever the exit status.")
@@ -163,11 +163,13 @@ def _session(
     """The mounted run.  Left by an exception, one that was kept before is kept again, and one without changes goes."""
     on_exit: Literal["keep", "forget"] = "forget" if wish == "discard" else "keep"
     options = _given(**options)
-    if ref is not None:
-        session = store.resume(ref, command=command, on_exit=on_exit, **options)
-    else:
-        session = store.start(base or b".", name=name, command=command, on_exit=on_exit, **options)
-    with session:
+    with ExitStack() as ends:
+        if ref is not None:
+            run = ends.enter_context(_going_on(store, ref))
+            session = store.resume(run, command=command, on_exit=on_exit, **options)
+        else:
+            session = store.start(base or b".", name=name, command=command, on_exit=on_exit, **options)
+        ends.enter_context(session)
         try:
             yield session
         except GoexfsError:  # the command was not started
@@ -177,13 +179,32 @@ def _session(
             raise
 
 
+@contextmanager
+def _going_on(store: "RunStore", ref: str) -> "Iterator[RunHandle]":
+    """The run to go on with; of a point of the past a fork, which goes when an error comes before any change."""
+    run, at = store.point(ref)
+    if at is None:
+        yield run
+        return
+    fork = run.fork(at=at)
+    begun, label = fork.position(None), run.record.label
+    note(f"going on in {fork.id}, a fork of what {label} was then; {label} stays as it is")
+    try:
+        yield fork
+    except GoexfsError:
+        with suppress(RunUnknown):
+            if fork.state == "kept" and fork.position(None) == begun:
+                fork.discard(forget=True, undo="skip")
+        raise
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """Only what was asked for: a run that goes on keeps the options it began with."""
     return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
 @click.command("mount", short_help="Mount a run for an agent that is started some other way.")
-@click.option("--run", "ref", metavar="RUN", type=RUN, help=RUN_HELP)
+@click.option("--run", "ref", metavar="RUN[@POINT]", type=POINT, help=RUN_HELP)
 @click.option("--name", help="A name for the run, to be used like its id.")
 @click.option("--foreground", "-f", is_flag=True, help="Stay until the run is unmounted; Ctrl-C unmounts it.")
 @policy_options
@@ -211,8 +232,8 @@ def mount_command(
     if ref is None:
         _check_places(base[0], mountpoint, options["allow_nested"])
     with goexfs.open_store() as store:
-        what = base[0] if ref is None else store.run(ref)
-        run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))
+        with nullcontext(base[0]) if ref is None else _going_on(store, ref) as what:
+            run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))
         if as_json:
             print_json(run_fields(run))
         else:

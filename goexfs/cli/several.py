@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from goexfs.session.store import RunStore
 
 
-def more_runs(store: "RunStore", run: "RunHandle", arguments: Sequence[bytes]) -> "list[RunHandle]":
-    """The runs that the arguments after the first one name; none when they are paths."""
+def more_runs(
+    store: "RunStore", run: "RunHandle", arguments: Sequence[bytes]
+) -> "list[tuple[RunHandle, str | None]]":
+    """The runs, or points of them, that the arguments after the first one name; none when they are paths."""
     from snapshots.errors import RunAmbiguous, RunUnknown
 
-    found: list[RunHandle] = []
+    found: list[tuple[RunHandle, str | None]] = []
     for argument in arguments:
         try:
-            found.append(store.run(os.fsdecode(argument)))
+            found.append(store.point(os.fsdecode(argument)))
         except (RunUnknown, RunAmbiguous):
             break
     if not found:
@@ -40,7 +42,7 @@ def more_runs(store: "RunStore", run: "RunHandle", arguments: Sequence[bytes]) -
         if any(path == argument or path.startswith(argument + b"/") for path in touched):
             name = quoted(argument)
             raise click.UsageError(f"{name} is a run, and a path that {run.record.label} changed: ./{name} is the path")
-    if len({each.id for each in (run, *found)}) <= len(found):
+    if len({run.id, *(each.id for each, _ in found)}) <= len(found):
         raise click.UsageError("a run is named twice")
     return found
 

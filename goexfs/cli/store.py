@@ -22,7 +22,7 @@ from goexfs.cli.output import (
     size,
     timestamp,
 )
-from goexfs.cli.params import RUN, json_option
+from goexfs.cli.params import POINT, json_option
 from goexfs.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -126,19 +126,57 @@ def command_fields(argv: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 @click.command("show", short_help="Show one run.")
-@click.argument("ref", metavar="RUN", type=RUN)
+@click.argument("ref", metavar="RUN[@POINT]", type=POINT)
 @json_option
 def show_command(ref: str, as_json: bool) -> None:
-    """Show one run: its state, base, command, age, changes and bytes held, and what can be done with it."""
+    """Show one run: its state, base, command, age, changes and bytes held, and what can be done with it.
+
+    With a POINT what there was then: the last record of the journal, the command that wrote it, and the changes.
+    """
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        run = store.run(ref)
+        run, at = store.point(ref)
         if as_json:
-            print_json(run_fields(run))
+            print_json(run_fields(run) if at is None else {**run_fields(run), "at": moment_fields(run, at)})
             return
-        for label, value in _description(run):
+        for label, value in _description(run) if at is None else _moment(run, at):
             click.echo(f"{label:<12} {value}")
+
+
+def moment_fields(run: "RunHandle", at: str) -> dict[str, Any]:
+    """A point of a run as JSON."""
+    from goexfs.cli.log import event_fields
+
+    position, log = run.position(at), run.log(at=at)
+    return {
+        "record": position - 1,
+        "snapshots": [each.name for each in run.snapshots() if each.position == position],
+        "changes": len(run.diff(at=at)),
+        "last": event_fields(log, log.events[-1]) if log.events else None,
+    }
+
+
+def _moment(run: "RunHandle", at: str) -> list[tuple[str, str]]:
+    from goexfs.cli.log import event_line
+
+    position, log, label = run.position(at), run.log(at=at), run.record.label
+    names = [printable(each.name) for each in run.snapshots() if each.position == position]
+    lines = [
+        ("run", run.id),
+        ("name", printable(run.name or "-")),
+        ("base", home(run.base)),
+        ("record", f"#{position - 1}"),
+        ("snapshots", ", ".join(names) or "-"),
+        ("changes", str(len(run.diff(at=at)))),
+        ("last change", event_line(log, log.events[-1]) if log.events else "-"),
+    ]
+    verbs = ("diff", "rewind", "merge", "fork", "run --run")
+    end = {"run --run": " -- CMD"}
+    return lines + [
+        ("next" if number == 0 else "", f"goexfs {verb} {label}@{printable(at)}{end.get(verb, '')}")
+        for number, verb in enumerate(verbs)
+    ]
 
 
 def _description(run: "RunHandle") -> list[tuple[str, str]]:

@@ -257,11 +257,11 @@ class RunHandle(Past, Account, Activity, Onto):
             )
         return self.record
 
-    def hunks(self, paths: Iterable[bytes] = ()) -> "list[tuple[Change, Parts]]":
+    def hunks(self, paths: Iterable[bytes] = (), *, at: str | None = None) -> "list[tuple[Change, Parts]]":
         """What the run changed and the parts that each change can be merged in; as ``diff`` otherwise."""
         from snapshots.hunks import parts
 
-        return [(change, parts(change)) for change in self.diff(paths)]
+        return [(change, parts(change)) for change in self.diff(paths, at=at)]
 
     def groups(self) -> "tuple[list[list[Change]], set[bytes]]":
         """The changes, in groups that can only be merged as a whole; and the paths whose hunks cannot be taken apart,
@@ -279,15 +279,15 @@ class RunHandle(Past, Account, Activity, Onto):
             tree = with_aliases(UpperTree(self._store.upper(self.id).load()), base)
             return together(tree.state, changes), moved(tree, changes, base)
 
-    def reject(self, path: bytes, part: str | None, reason: str) -> "Rejection":
+    def reject(self, path: bytes, part: str | None, reason: str, *, at: str | None = None) -> "Rejection":
         """Say why the change at ``path`` (or a part of it, see ``hunks``) is not wanted; it stays in the run.
 
-        Raises ``SelectionRefused`` when there is no such change.
+        With ``at`` the change as it was at that point.  Raises ``SelectionRefused`` when there is no such change.
         """
         from snapshots.errors import SelectionRefused
         from snapshots.rejections import Rejections
 
-        change = next((change for change in self.diff([path]) if change.path == path), None)
+        change = next((change for change in self.diff([path], at=at) if change.path == path), None)
         if change is None:
             raise SelectionRefused(f"the run has no change at {readable(path)}; goexfs hunks lists them")
         return Rejections(self._store, self.id).add(change, part, reason)

@@ -63,9 +63,13 @@ class Past:
         self._settle(seal=True)
         return self._history.snapshot(kind=kind)
 
-    def snapshots(self) -> "list[Snapshot]":
-        """All snapshots, the latest last."""
-        return self._history.snapshots()
+    def snapshots(self, *, at: str | None = None) -> "list[Snapshot]":
+        """All snapshots, the latest last; with ``at`` those of states up to that point."""
+        snapshots = self._history.snapshots()
+        if at is None:
+            return snapshots
+        position = self.position(at)
+        return [each for each in snapshots if each.position <= position]
 
     def drop_snapshot(self, name: str) -> None:
         """Forget a snapshot, and free what only it kept.  Raises ``SnapshotUnknown``."""
@@ -92,6 +96,21 @@ class Past:
     @classmethod
     def _of(cls, store: Store, record: Run) -> Self:
         raise NotImplementedError
+
+    @contextmanager
+    def as_it_was(self, at: str) -> Iterator[Self]:
+        """A fork at a point, for what can only be done with a run; forgotten at the end of the block unless it was
+        merged, in whole or in part.
+        """
+        from snapshots.mergelog import MergeLog
+
+        fork = self.fork(at=at)
+        try:
+            yield fork
+        finally:
+            if not any(each.run_id == fork.id for each in MergeLog(self._store).records()):
+                self._store.discard(fork.id)
+                self._store.runs.forget(fork.id)
 
     def rewind(self, at: str = LATEST, paths: tuple[bytes, ...] = ()) -> "Rewound":
         """Become, or have these paths (relative to the base) become, what the run was at a point.

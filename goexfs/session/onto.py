@@ -5,6 +5,7 @@ Owns what these verbs mean for a run in each state.  The library below does the 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal, Union
 
 from goexfs.session import checks
@@ -42,26 +43,47 @@ class Onto:
     _store: Store
     _settled: Callable[[str], Run]
     merge: "Callable[..., MergeResult]"
+    fork: "Callable[..., Onto]"
+    as_it_was: "Callable[[str], AbstractContextManager[Onto]]"
 
     def conflicts(
-        self, *, resolve: "Choices | None" = None, check_reads: bool = False
+        self, *, resolve: "Choices | None" = None, check_reads: bool = False, at: str | None = None
     ) -> "tuple[PathConflict, ...]":
-        """What would keep a merge from being done, sorted by path; of a mounted run as it is at this moment."""
+        """What would keep a merge from being done, sorted by path; of a mounted run as it is at this moment.
+
+        With ``at`` what would keep one of the run as it was at that point.
+        """
         from snapshots.plan import PathConflict
 
+        if at is not None:
+            with self.as_it_was(at) as fork:
+                return fork.conflicts(resolve=resolve, check_reads=check_reads)
         try:
             self.merge(dry_run=True, resolve=resolve, check_reads=check_reads)
         except Conflict as refused:
             return tuple(each for each in refused.conflicts if isinstance(each, PathConflict))
         return ()
 
-    def rebase(self, *, dry_run: bool = False, resolve: "Choices | None" = None) -> "Rebased":
+    def rebase(
+        self, *, dry_run: bool = False, resolve: "Choices | None" = None, at: str | None = None
+    ) -> "Rebased":
         """Let the run stand on the base as it is now, without merging it.
 
-        Raises ``Conflict`` (then the run is what it was), ``RunBusy`` while it is mounted, ``RunState``.
+        With ``at`` not the run, but a fork of it at that point, which ``Rebased.run_id`` names.  Raises ``Conflict``
+        (then the run is what it was, and no fork remains), ``RunBusy`` while it is mounted, ``RunState``.
         """
         from snapshots.rebase import rebase
 
+        if at is not None:
+            fork = self.fork(at=at)
+            done = None
+            try:
+                done = fork.rebase(dry_run=dry_run, resolve=resolve)
+            finally:
+                if done is None or dry_run:
+                    self._store.discard(fork.id)
+                    self._store.runs.forget(fork.id)
+            return done
         record = self._settled("rebase")
         checks.same_base(record)
         return rebase(self._store, record, dry_run=dry_run, resolve=resolver(resolve))

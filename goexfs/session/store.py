@@ -78,7 +78,8 @@ class RunStore:
         run, point = split(ref)
         if point is not None:
             raise RunUnknown(
-                f"{ref} is a point in the past of a run, and this takes a run; goexfs fork makes one of it"
+                f"{ref} is a point in the past, and this is about a run as it is now; `goexfs fork {ref}` makes a run"
+                " of it"
             )
         return RunHandle(self.store, self.store.runs.resolve(run, cwd=cwd))
 

@@ -53,7 +53,7 @@ def test_points(goexfs: Command, work: str) -> None:
         done = goexfs("diff", f"work@{point}")
         assert done.returncode == STATUS[error], done
         assert done.stderr.count("\n") == 1
-    for verb in ("show", "discard", "umount", "snapshots"):
+    for verb in ("discard", "umount"):
         done = goexfs(verb, "work@one")
         assert done.returncode == STATUS[RunUnknown] and "goexfs fork" in done.stderr
 
