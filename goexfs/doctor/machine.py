@@ -184,6 +184,8 @@ def bubblewrap() -> Check:
         "/dev",
         "--proc",
         "/proc",
+        "--perms",
+        "1777",
         "--tmpfs",
         "/tmp",
         "--",
@@ -195,6 +197,8 @@ def bubblewrap() -> Check:
     version = output_of([path, "--version"]) or "version unknown"
     if failure:
         mend = user_namespaces().mend or "allow user namespaces (in a container: --security-opt seccomp=unconfined)"
+        if "--perms" in failure:  # 0.4 and before
+            mend = "install bubblewrap 0.5 or later"
         return Check("bubblewrap", False, f"{version}, but it cannot make a sandbox: {failure}", mend=mend)
     return Check("bubblewrap", True, f"{version} ({path}), and it can make a sandbox")
 

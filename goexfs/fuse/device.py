@@ -141,7 +141,9 @@ def _open_device() -> int:
     try:
         return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise FuseMissing("there is no /dev/fuse on this machine; load it with: modprobe fuse") from None
+        raise FuseMissing(
+            "there is no /dev/fuse here; load it with: modprobe fuse, or give it to the container: --device /dev/fuse"
+        ) from None
     except PermissionError:
         raise FuseMissing("/dev/fuse may not be opened by this user; as root: chmod 666 /dev/fuse") from None
     except OSError as e:
@@ -164,7 +166,10 @@ def _mount(mountpoint: bytes, *, allow_other: bool, default_permissions: bool) -
     if number == errno.ENODEV:
         raise FuseMissing("the kernel does not know FUSE; load it with: modprobe fuse")
     if number in (errno.EPERM, errno.EACCES):
-        raise MountNotPermitted(f"mounting at {shown} is not permitted here (a container without CAP_SYS_ADMIN?)")
+        raise MountNotPermitted(
+            f"mounting at {shown} is not permitted: root here has no CAP_SYS_ADMIN over its mounts; "
+            "give the container --cap-add SYS_ADMIN, or the namespace mounts of its own (unshare --mount)"
+        )
     if number == errno.EBUSY:
         raise MountpointBusy(f"the mountpoint {shown} is in use")
     raise MountError(f"mounting at {shown} failed: {os.strerror(number)}")
@@ -232,8 +237,15 @@ def _refusal(shown: str, said: str, program: str) -> MountError:
     if "mount_max" in said or "too many" in said:
         return MountNotPermitted(f"this user has too many FUSE mounts (mount_max in /etc/fuse.conf): {said}")
     if "no write access" in said or "not owned" in said or "Permission denied" in said or "not permitted" in said:
+        if _may_gain_no_privileges():
+            said = "this process may gain no privileges (no_new_privs, set by a container or by another sandbox)"
         return MountNotPermitted(f"fusermount3 may not mount at {shown}: {said}")
     return MountError(f"fusermount3 could not mount at {shown}: {said or 'it gave no reason'}")
+
+
+def _may_gain_no_privileges() -> bool:
+    with open("/proc/self/status", "rb") as file:
+        return b"NoNewPrivs:\t1" in file.read()
 
 
 def _environment() -> dict[str, str]:

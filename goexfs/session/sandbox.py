@@ -13,6 +13,7 @@ listens at when the sandbox is made have a null device in their place, wherever 
 """
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -26,6 +27,9 @@ from goexfs.session.channel import INSIDE
 from goexfs.session.errors import SandboxError
 from goexfs.session.view import Region, View, is_inside
 from snapshots.names import readable
+
+OLDEST = (0, 5)
+"""The version of bubblewrap that has ``--perms``."""
 
 PRIVATE = (b"/tmp", b"/var/tmp")
 FRESH = (b"/dev", b"/proc")
@@ -256,7 +260,8 @@ def diagnose() -> str | None:
         return str(error)
     try:
         done = subprocess.run(
-            [bwrap, b"--unshare-pid", b"--ro-bind", b"/", b"/", b"--dev", b"/dev", b"--proc", b"/proc", b"--", b"true"],
+            [bwrap, b"--unshare-pid", b"--unshare-ipc", b"--ro-bind", b"/", b"/", b"--dev", b"/dev",
+             b"--proc", b"/proc", b"--perms", b"0700", b"--tmpfs", b"/tmp", b"--", b"true"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=20,
             check=False,
         )  # fmt: skip
@@ -264,8 +269,20 @@ def diagnose() -> str | None:
         return "bubblewrap does not come back from starting an empty sandbox; --no-sandbox runs without confinement"
     if done.returncode == 0:
         return None
+    if (version := _version(bwrap)) < OLDEST:
+        return (
+            f"bubblewrap {'.'.join(map(str, version))} is too old: goexfs needs {'.'.join(map(str, OLDEST))} or later; "
+            "--no-sandbox runs without confinement"
+        )
     said = " ".join(readable(done.stderr.strip()).split()) or f"it ended with status {done.returncode}"
     return f"bubblewrap cannot make a sandbox ({said}); {_mend()}; --no-sandbox runs without confinement"
+
+
+def _version(bwrap: bytes) -> tuple[int, ...]:
+    """As it says itself; that of the future where it says nothing of the kind."""
+    said = subprocess.run([bwrap, b"--version"], capture_output=True, timeout=20, check=False).stdout
+    found = re.match(rb"bubblewrap (\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else OLDEST
 
 
 def _mend() -> str:
