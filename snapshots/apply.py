@@ -20,7 +20,6 @@ import msgspec
 from snapshots import disk
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, split
-from snapshots.compare import carried
 from snapshots.content import ObjectReader
 from snapshots.course import Course, Seen, Times, Trail
 from snapshots.entries import Identity
@@ -28,7 +27,6 @@ from snapshots.errors import Conflict, GoexfsError, MergeError
 from snapshots.names import readable
 from snapshots.plan import (
     Aside,
-    Attrs,
     ConflictKind,
     Link,
     PathConflict,
@@ -39,12 +37,12 @@ from snapshots.plan import (
     Unlock,
 )
 from snapshots.progress import position
+from snapshots.setting import OWNER_MAY, set_attrs, unlock_again
 from snapshots.slots import Fresh, Slots
 from snapshots.staging import ATTACH, COST, DETACH, Staging
 from snapshots.trails import Trails
 from snapshots.undisturbed import undisturbed
 
-_OWNER_MAY = stat.S_IWUSR | stat.S_IXUSR
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Course).decode
 
@@ -145,23 +143,31 @@ class Application:
     def run(self, record: Callable[["Application"], None]) -> bytes | None:
         """Do it; see ``carry_out``."""
         try:
-            self._stage()
-            self._check()
-            with undisturbed():
-                self._commit()
+            self.prepare()
         except BaseException as e:
             self._fail(e)
         return self.resume(record)
+
+    def prepare(self) -> None:
+        """Stage, check and write the journal, which is the commit point of a merge into one base."""
+        self._stage()
+        self._check()
+        with undisturbed():
+            self._commit()
 
     def resume(self, record: Callable[["Application"], None]) -> bytes | None:
         """Go on after the commit point; see ``carry_out``."""
         with undisturbed():
             try:
-                self._go(to_start=False)
+                self.proceed()
                 record(self)
             except BaseException as e:
                 self._fail(e)
-            return self._finish()
+            return self.finish()
+
+    def proceed(self) -> None:
+        """Do what is left to do in the base."""
+        self._go(to_start=False)
 
     def trail(self) -> Trail:
         """What is in the base now that everything is done."""
@@ -171,11 +177,18 @@ class Application:
 
     def _fail(self, reason: BaseException) -> NoReturn:
         with undisturbed():
-            left = self._take_back(reason)
-        if isinstance(reason, OSError):
-            where = readable(self._at) or "the base"
-            raise MergeError(f"the merge failed at {where}: {reason.strerror}; nothing was changed{left}") from reason
-        raise reason
+            self.retreat(reason)
+            told = self.told(reason, self.abandon())
+        if told is reason:
+            raise reason
+        raise told from reason
+
+    def told(self, reason: BaseException, left: str = "") -> BaseException:
+        """A failure as the user is told of it; ``left`` is what ``abandon`` returned."""
+        if not isinstance(reason, OSError):
+            return reason
+        where = readable(self._at) or "the base"
+        return MergeError(f"the merge failed at {where}: {reason.strerror}; nothing was changed{left}")
 
     # -- the steps
 
@@ -239,7 +252,7 @@ class Application:
         """Do what is left to do, or undo what is done."""
         self._paths.forget()
         if self.backward is to_start:
-            self._unlock_again()
+            unlock_again(self._operations[self._position :], self._where)
             while self._position < len(self._operations):
                 self._enter(self._position)
                 self._do(self._position)
@@ -271,7 +284,8 @@ class Application:
             self.staging.turn(self._phase, phase)
             self._phase = phase
 
-    def _finish(self) -> bytes | None:
+    def finish(self) -> bytes | None:
+        """Let go of what was needed to take it back; what ``carry_out`` returns."""
         assert self._course is not None
         try:
             self.staging.close_journal()
@@ -302,10 +316,10 @@ class Application:
         dir_fd, name = self._where(op.path)
         if isinstance(op, SetAttrs):
             self._position = number + 1  # several system calls, so it is taken back even when only begun
-            self._set(dir_fd, name, op.after)
+            set_attrs(dir_fd, name, op.after)
             self._position = number
         elif isinstance(op, Unlock):
-            disk.chmod(dir_fd, name, op.mode | _OWNER_MAY)
+            disk.chmod(dir_fd, name, op.mode | OWNER_MAY)
         elif isinstance(op, Aside):
             self._verify(number, dir_fd, name, op.expected)
             disk.rename(dir_fd, name, self.staging.fd, op.slot)
@@ -330,7 +344,7 @@ class Application:
         dir_fd, name = self._where(op.path)
         if isinstance(op, SetAttrs):
             self._position = number
-            self._set(dir_fd, name, op.before)
+            set_attrs(dir_fd, name, op.before)
             self._position = number + 1
         elif isinstance(op, Unlock):
             disk.chmod(dir_fd, name, op.mode)
@@ -351,16 +365,6 @@ class Application:
             if self._trail is None:
                 raise
             raise self._changed() from None
-
-    def _set(self, dir_fd: int, name: bytes, attrs: Attrs) -> None:
-        if attrs.uid is not None and attrs.gid is not None:
-            disk.chown(dir_fd, name, attrs.uid, attrs.gid)
-        if attrs.xattrs is not None:
-            disk.set_xattrs(dir_fd, name, carried(disk.xattrs(dir_fd, name)), attrs.xattrs)
-        if attrs.mode is not None:
-            disk.chmod(dir_fd, name, attrs.mode)
-        if attrs.times_ns is not None:
-            disk.utime(dir_fd, name, attrs.times_ns)
 
     def _verify(self, number: int, dir_fd: int, name: bytes, expected: Identity) -> None:
         """Conflict unless the base still has there what the plan was made for."""
@@ -401,21 +405,10 @@ class Application:
         a, b = self._paths.stat(path), self._paths.stat(other)
         return a is not None and b is not None and (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 
-    def _unlock_again(self) -> None:
-        """Directories that have got their own mode already must be entered to set attributes once more."""
-        if self._position < len(self._operations) and isinstance(self._operations[self._position], SetAttrs):
-            for op in reversed(self._operations[self._position :]):
-                assert isinstance(op, SetAttrs)
-                if op.after.mode is not None and op.after.mode & _OWNER_MAY != _OWNER_MAY:
-                    dir_fd, name = self._where(op.path)
-                    st = os.stat(name, dir_fd=dir_fd, follow_symlinks=False)
-                    if stat.S_ISDIR(st.st_mode) and st.st_mode & _OWNER_MAY != _OWNER_MAY:
-                        disk.chmod(dir_fd, name, op.after.mode | _OWNER_MAY)
-
     # -- taking back
 
-    def _take_back(self, reason: BaseException) -> str:
-        """Undo everything done; what to add to the message.  MergeError when the base could not be restored."""
+    def retreat(self, reason: BaseException) -> None:
+        """Undo everything done; the journal stays.  MergeError when the base could not be restored."""
         untouched = self._position == (len(self._operations) if self.backward else 0)
         try:
             if not untouched:
@@ -426,6 +419,9 @@ class Application:
                 f"the merge failed ({reason}) and could not be taken back at {readable(self._at)} ({e}); what is "
                 f"missing is in {readable(self.staging.name)} in the base, and the next goexfs command tries again"
             ) from reason
+
+    def abandon(self) -> str:
+        """After ``retreat``: remove what was staged; what to add to the message."""
         if not self.staging.made:
             return ""
         try:

@@ -30,6 +30,10 @@ class StoreFull(StoreError):
     """The disk (or quota) below the store has no room."""
 
 
+class StoreLimit(StoreFull):
+    """The store has come to the limit of its size, and nothing in it may go without a person's word."""
+
+
 class StoreUnusable(StoreError):
     """The store's directory cannot be created, read or written (permissions, read-only disk, not a directory)."""
 
@@ -108,6 +112,10 @@ class MergeError(GoexfsError):
 
 class SelectionRefused(MergeError):
     """What was chosen of a run makes no sense alone, or is not there (any more); nothing was applied."""
+
+
+class NothingChosen(SelectionRefused):
+    """The run changed nothing of what was chosen."""
 
 
 class VerificationFailed(MergeError):

@@ -5,8 +5,9 @@ a position (``snapshots.versions``), so making one costs the same whatever the p
 long as it needs it, also when the parent is merged, discarded or forgotten.  Belongs to one store, so to one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from snapshots.entries import Checkpoint
 from snapshots.errors import RunState
 from snapshots.runs import Run
 from snapshots.states import difference, is_empty
@@ -14,27 +15,49 @@ from snapshots.store import Store
 from snapshots.timeline import state_at
 
 
-def fork(store: Store, run_id: str, position: int, *, name: str | None = None) -> Run:
+def fork(
+    store: Store, run_id: str, position: int, *, name: str | None = None, parts: Sequence[tuple[str, int]] = ()
+) -> Run:
     """A new run, state ``kept``, that begins as the run ``run_id`` was at a position of its journal.
 
-    Errors: RunUnknown, RunState, RunExists, RunError for the name, HistoryGone, StoreError.
+    ``parts`` are those of the run, each with a position of its own: all of them are forked in one transaction, into
+    parts of the new run.  Errors: RunUnknown, RunState, RunExists, RunError for the name, HistoryGone, StoreError.
     """
-    upper = store.upper(run_id)
-    now = upper.retained()[1]
-    at, rest = position, None
-    if position != now:
-        at = upper.checkpoint_before(position)
-        if at != position:  # between two checkpoints: what the journal has on top becomes the fork's own
-            rest = difference(upper.load(at), state_at(store, run_id, position), 0)
+    origins = [(run_id, *_origin(store, run_id, position))]
+    origins += [(part, *_origin(store, part, at)) for part, at in parts]
+    made: Run | None = None
     with store.database.transaction():
-        parent = store.runs.get(run_id)
-        if not parent.is_live:
-            raise RunState(f"run {parent.label} has been {parent.state}: it cannot be forked")
-        made = store.runs.create(base=parent.base, name=name, options=parent.options, identity=parent.base_identity)
-        made = store.runs.update(made.id, state="kept")
-        _enter(store, run_id, made.id, at)
-        if rest is not None and not is_empty(rest):
-            store.upper(made.id).commit(rest)
+        for parent, at, rest in origins:
+            child = _make(store, parent, at, rest, name=None if made else name, whole=made.id if made else None)
+            made = made or child
+    assert made is not None
+    return made
+
+
+def _origin(store: Store, run_id: str, position: int) -> tuple[int, Checkpoint | None]:
+    """A checkpoint, and what a fork at a position has on top of it as its own."""
+    upper = store.upper(run_id)
+    if position == upper.retained()[1]:
+        return position, None
+    at = upper.checkpoint_before(position)
+    if at == position:
+        return at, None
+    return at, difference(upper.load(at), state_at(store, run_id, position), 0)
+
+
+def _make(
+    store: Store, run_id: str, at: int, rest: Checkpoint | None, *, name: str | None, whole: str | None
+) -> Run:
+    parent = store.runs.get(run_id)
+    if not parent.is_live:
+        raise RunState(f"run {parent.label} has been {parent.state}: it cannot be forked")
+    made = store.runs.create(
+        base=parent.base, name=name, options=parent.options, identity=parent.base_identity, whole=whole
+    )
+    made = store.runs.update(made.id, state="kept")
+    _enter(store, run_id, made.id, at)
+    if rest is not None and not is_empty(rest):
+        store.upper(made.id).commit(rest)
     return made
 
 

@@ -67,7 +67,7 @@ def gc(
     Leaves alone what a crashed run (active, not locked) may still need: its spool.  ``progress`` is called with how
     many steps are done of how many.  Errors: those of the store.
     """
-    live = store.runs.list()
+    live = store.runs.list(parts=True)
     steps, done = len(live) + _WEIGHT, 0
 
     def step() -> None:
@@ -105,8 +105,12 @@ def gc(
         segments=sum(each.segments for each in thinned),
         segment_bytes=sum(each.segment_bytes for each in thinned),
         held_bytes=(store.database.one("SELECT coalesce(sum(size), 0) FROM objects") or (0,))[0],
-        runs=len(live),
-        idle=tuple(run.label for run in live if run.state == "kept" and time.time_ns() - run.changed_ns > IDLE_NS),
+        runs=sum(run.whole is None for run in live),
+        idle=tuple(
+            run.label
+            for run in live
+            if run.state == "kept" and run.whole is None and time.time_ns() - run.changed_ns > IDLE_NS
+        ),
     )
 
 
@@ -170,7 +174,7 @@ def _directories_of_the_dead(store: Store) -> int:
 def _dead_spools(store: Store) -> list[int]:
     """Empty the spools of kept runs that nobody has mounted: everything of theirs has been sealed."""
     sizes: list[int] = []
-    for run in store.runs.list():
+    for run in store.runs.list(parts=True):
         if run.state != "kept":
             continue
         spool = store.runs.directory(run.id) / "spool"

@@ -21,11 +21,12 @@ from snapshots.choosing import Selection
 from snapshots.choosing import resolve as resolve_selection
 from snapshots.diff import diff
 from snapshots.entries import Checkpoint, Entry, UpperState
-from snapshots.errors import BaseError, Conflict, MergeError, RunState, SelectionRefused, StoreError
+from snapshots.errors import BaseError, Conflict, MergeError, NothingChosen, RunState, StoreError
 from snapshots.forks import began_ns
 from snapshots.handover import Handover
-from snapshots.mergelog import MergeLog
-from snapshots.mergerecovery import alone_in, go_through, home_of, record_merged, recover_merges
+from snapshots.mergelog import MergeLog, Pending
+from snapshots.mergerecovery import recover_merges
+from snapshots.mergesteps import alone_in, go_through, home_of, record_merged
 from snapshots.names import readable
 from snapshots.partial import Substitute, cut
 from snapshots.plan import ConflictKind, PathConflict, Plan
@@ -40,7 +41,7 @@ from snapshots.tree import UpperTree
 __all__ = ["ConflictKind", "MergeResult", "PathConflict", "Plan", "merge", "plan_merge"]
 
 
-_IN_ORDER = "base_in_order_ns"
+IN_ORDER = "base_in_order_ns"
 """Option of a run: when the base was last known to be as the run saw it, later than its beginning."""
 
 
@@ -63,7 +64,9 @@ class MergeResult(msgspec.Struct, frozen=True):
     """paths that the base had changed too, and what became of each; sorted by path"""
 
 
-class _Planned(NamedTuple):
+class Planned(NamedTuple):
+    """What a merge would do, and what it was made of."""
+
     plan: Plan
     rest: bytes
     """drops the chosen part from the run; empty: all of it"""
@@ -81,12 +84,16 @@ Progress = Callable[[int, int], None]
 """Told how much of how much is done."""
 
 
-class _How(NamedTuple):
+class How(NamedTuple):
+    """What is wanted of a merge, see ``merge``."""
+
     choose: Callable[[Change], bool] | None
     hunks: Selection | None
     screen: "Gate | None"
     resolve: Resolve | None
     check_reads: bool
+    stays: bool = False
+    """the run stays kept whatever is left in it: another part of it has something that is not merged"""
 
 
 Gate = Callable[[UpperState], None]
@@ -115,41 +122,42 @@ def merge(
     run = store.runs.get(run.id)
     if not run.is_live:
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
-    how = _How(choose, hunks, screen, resolve, check_reads)
+    how = How(choose, hunks, screen, resolve, check_reads)
     if dry_run:
         with BaseTree(run.base) as base:
-            planned = _plan(store, run, base, how)
-            return _result(run, planned, merged=False)
+            planned = plan_of(store, run, base, how)
+            return result_of(run, planned, merged=False)
     with locked(store, run.id), BaseTree(run.base) as base, alone_in(base):
         store.runs.check_unmounted(run.id)
-        planned = _plan(store, run, base, how)
+        planned = plan_of(store, run, base, how)
         if gate is not None:
             again = how._replace(screen=None)
-            planned = _through(gate, planned, lambda: _plan(store, run, base, again, planned.now_ns))
+            planned = _through(gate, planned, lambda: plan_of(store, run, base, again, planned.now_ns))
         plan, rest = planned.plan, planned.rest
         if planned.independent:
             store.upper(run.id).commit(Checkpoint(planned.independent, (), (), (), planned.state.next_ino))
         if not plan.operations and plan.root_times_ns is None:
             record_merged(store, run.id, base, rest)
-            return _result(run, planned)
+            return result_of(run, planned)
         try:
             number, leftover = _carry_out(store, run, base, plan, rest, progress)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
-            store.runs.update(run.id, options={**run.options, _IN_ORDER: time.time_ns()})
+            store.runs.update(run.id, options={**run.options, IN_ORDER: time.time_ns()})
             raise
-        return _result(run, planned, number, leftover)
+        return result_of(run, planned, number, leftover)
 
 
-def _result(
-    run: Run, planned: _Planned, number: int | None = None, leftover: bytes | None = None, *, merged: bool = True
+def result_of(
+    run: Run, planned: Planned, number: int | None = None, leftover: bytes | None = None, *, merged: bool = True
 ) -> MergeResult:
+    """The outcome of one merge."""
     return MergeResult(
         run.id, merged, planned.plan, leftover, number, bool(planned.rest), planned.completed, planned.settled
     )
 
 
-def _through(gate: Gate, planned: _Planned, again: Callable[[], _Planned]) -> _Planned:
+def _through(gate: Gate, planned: Planned, again: Callable[[], Planned]) -> Planned:
     """What was planned, when the gate lets it pass and the base is still the one that it was planned for."""
     gate(planned.state)
     now = again()
@@ -161,25 +169,37 @@ def _through(gate: Gate, planned: _Planned, again: Callable[[], _Planned]) -> _P
 def _carry_out(
     store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes, progress: Progress | None
 ) -> tuple[int, bytes | None]:
-    log, st = MergeLog(store), base.stat_dir(base.root)
-    identity, times = (st.st_dev, st.st_ino), (st.st_atime_ns, st.st_mtime_ns)
-    name = staging_name(run.id)
-    with log.begin(run.id, run.label, run.base, identity, name, root_times=times, rest=rest) as pending:
-        slots = home_of(base, log, pending, plan)
-        application = Application(plan, base, store.objects, pending.staging, slots)
+    log = MergeLog(store)
+    with announced(store, log, run, base, plan, rest) as (pending, application):
         application.progress = progress
-        if not rest:
-            application.staging.giving = Handover(store, run.id)
         leftover = go_through(store, log, pending, application)
     return pending.number, leftover
 
 
+@contextmanager
+def announced(
+    store: Store, log: MergeLog, run: Run, base: BaseTree, plan: Plan, rest: bytes, *, label: str = "",
+    joint: int | None = None,
+) -> Iterator[tuple[Pending, Application]]:  # fmt: skip
+    """A merge that is in the log, and what will do it; ``joint`` as in ``MergeLog.begin``."""
+    st = base.stat_dir(base.root)
+    identity, times = (st.st_dev, st.st_ino), (st.st_atime_ns, st.st_mtime_ns)
+    name = staging_name(run.id)
+    with log.begin(
+        run.id, label or run.label, run.base, identity, name, root_times=times, rest=rest, joint=joint
+    ) as pending:
+        application = Application(plan, base, store.objects, name, home_of(base, log, pending, plan))
+        if not rest:
+            application.staging.giving = Handover(store, run.id)
+        yield pending, application
+
+
 def in_order_ns(store: Store, run: Run) -> int:
     """A time at which the base was as the run saw it."""
-    return max(began_ns(store, run), int(run.options.get(_IN_ORDER, 0)))
+    return max(began_ns(store, run), int(run.options.get(IN_ORDER, 0)))
 
 
-def _plan(store: Store, run: Run, base: BaseTree, how: _How, now_ns: int = 0) -> _Planned:
+def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -> Planned:
     """Conflict when there can be no plan."""
     check_is_base_of(base, run)
     choose, hunks, screen = how.choose, how.hunks, how.screen
@@ -187,7 +207,7 @@ def _plan(store: Store, run: Run, base: BaseTree, how: _How, now_ns: int = 0) ->
     completed: tuple[bytes, ...] = ()
     independent: tuple[Entry, ...] = ()
     now_ns = now_ns or time.time_ns()
-    if choose is not None or hunks is not None:
+    if choose is not None or hunks is not None or how.stays:
         below = BasePaths(base)
         tree = with_aliases(UpperTree(state), below)
         changes = diff(tree, base, store.objects)
@@ -197,13 +217,13 @@ def _plan(store: Store, run: Run, base: BaseTree, how: _How, now_ns: int = 0) ->
             left_out = {change.path for change in changes} - chosen
             selection = {path: wanted for path, wanted in hunks.items() if path not in left_out}
             chosen, substitutes, independent = resolve_selection(tree, changes, below, store.objects, selection, now_ns)
-        if not chosen:
-            raise SelectionRefused(
+        if not chosen and not how.stays:
+            raise NothingChosen(
                 f"run {run.label} changed nothing of that kind; goexfs diff --name-status shows what it did"
             )
         part = cut(tree.state, changes, chosen, substitutes)
         completed = part.completed
-        if not part.is_all:
+        if not part.is_all or how.stays:
             state, rest = part.state, msgspec.msgpack.encode(part.rest)
     if screen is not None:
         screen(state)
@@ -216,7 +236,7 @@ def _plan(store: Store, run: Run, base: BaseTree, how: _How, now_ns: int = 0) ->
         conflicts = (*conflicts, *look_at_reads(store, run.id, state, BasePaths(base), how.resolve))
     if conflicts:
         raise refusal(run, conflicts)
-    return _Planned(outcome.plan, rest, completed, outcome.state, independent, now_ns, outcome.settled)
+    return Planned(outcome.plan, rest, completed, outcome.state, independent, now_ns, outcome.settled)
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:

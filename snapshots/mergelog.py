@@ -2,7 +2,8 @@
 
 Owns ``merges/`` in the store: ``N/record`` (a summary), ``N/course`` (plan and trail), ``N/kept/`` (the slots: what the
 merge replaced or removed) and ``pending-N`` (a merge that is under way, locked by the process that does it).  Knows
-nothing of how a plan is carried out.  Belongs to the thread of its store.
+nothing of how a plan is carried out, nor of several that are one (``snapshots.joint``).  Belongs to the thread of its
+store.
 
 Kept are the last ``KEEP_RECORDS`` records, and the pre-images of the latest merges up to ``KEEP_BYTES``: the oldest go
 first, and the very latest never goes.
@@ -48,6 +49,8 @@ class Pending(msgspec.Struct, frozen=True):
     """the encoded checkpoint that drops what is merged from the run; empty when all of it is"""
     token: bytes = b""
     """random bytes that the journal in the base must have, for whoever owns the base could put another one there"""
+    joint: int = 0
+    """number of the first of those that are done together or not at all; 0 for one that is alone"""
 
 
 class MergeRecord(msgspec.Struct, frozen=True):
@@ -71,6 +74,8 @@ class MergeRecord(msgspec.Struct, frozen=True):
     """on the disk, in what it replaced or removed"""
     root_times: Times
     """of the base, afterwards"""
+    joint: int = 0
+    """see ``Pending``"""
 
 
 class _Course(msgspec.Struct, frozen=True):
@@ -88,8 +93,12 @@ class MergeLog:
 
     @contextmanager
     def begin(self, run_id: str | None, label: str, base: bytes, base_identity: tuple[int, int], staging: bytes, *,
-              root_times: Times, undoes: int | None = None, rest: bytes = b"") -> Iterator[Pending]:  # fmt: skip
-        """Announce a merge, and hold its lock.  What is left of it at the end is for ``finish``, or for a recovery."""
+              root_times: Times, undoes: int | None = None, rest: bytes = b"",
+              joint: int | None = None) -> Iterator[Pending]:  # fmt: skip
+        """Announce a merge, and hold its lock.  What is left of it at the end is for ``finish``, or for a recovery.
+
+        ``joint`` is the number of the first of several that are one, and 0 for that first one itself.
+        """
         with durable.reporting(f"cannot write the log of merges in {self._path}"):
             number = max([*self._numbers(), *(int(name) for name in self._pending_numbers())], default=0) + 1
             while True:
@@ -99,8 +108,9 @@ class MergeLog:
                     break
                 except FileExistsError:
                     number += 1
+            together = 0 if joint is None else joint or number
             pending = Pending(
-                number, run_id, label, base, base_identity, staging, undoes, root_times, rest, os.urandom(16)
+                number, run_id, label, base, base_identity, staging, undoes, root_times, rest, os.urandom(16), together
             )
             path = f"{self._path}/{_PENDING}{number}"
             fd = durable.create(f"{self.directory(number)}/{_PENDING}", 0o600)
@@ -122,22 +132,47 @@ class MergeLog:
     def interrupted(self) -> Iterator[Pending]:
         """Every merge whose process died, locked while it is looked at."""
         for name in self._pending_numbers():
-            path = f"{self._path}/{_PENDING}{name}"
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(fd).st_nlink:  # else it came to its end meanwhile
-                    with open(path, "rb") as file:
-                        yield msgspec.msgpack.decode(file.read(), type=Pending)
-            except BlockingIOError:
-                continue  # it is alive
-            except msgspec.MsgspecError as e:
-                raise StoreDamaged(f"{path} is damaged ({e})") from e
-            finally:
-                os.close(fd)
+            with self.locked(int(name)) as pending:
+                if pending is not None:
+                    yield pending
+
+    @contextmanager
+    def locked(self, number: int, *, wait: bool = False) -> Iterator[Pending | None]:
+        """A merge whose process died, locked in the block; None when it lives (unless it is waited for), or has come to
+        its end.
+        """
+        path = f"{self._path}/{_PENDING}{number}"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield None
+            return
+        try:
+            yield self._lock(fd, number, wait=wait)
+        finally:
+            os.close(fd)
+
+    def _lock(self, fd: int, number: int, *, wait: bool) -> Pending | None:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return None
+        return self.peek(number) if os.fstat(fd).st_nlink else None
+
+    def peek(self, number: int) -> Pending | None:
+        """One that is under way or whose process died, not locked; None when it has come to its end."""
+        path = f"{self._path}/{_PENDING}{number}"
+        try:
+            with open(path, "rb") as file:
+                return msgspec.msgpack.decode(file.read(), type=Pending)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as e:
+            raise StoreDamaged(f"{path} is damaged ({e})") from e
+
+    def pending_numbers(self) -> list[int]:
+        """Numbers of those that are under way, or whose process died."""
+        return [int(name) for name in self._pending_numbers()]
 
     def finish(self, pending: Pending) -> None:
         """A merge is over, whatever came of it; of one that came to nothing no record remains."""
@@ -155,6 +190,11 @@ class MergeLog:
             durable.write_file(directory / "course", msgspec.msgpack.encode(_Course(plan, trail)))
             durable.write_file(directory / "record", msgspec.msgpack.encode(record))
 
+    @property
+    def path(self) -> Path:
+        """``merges/`` in the store."""
+        return self._path
+
     def unwrite(self, number: int) -> None:
         """It is not done, after all."""
         durable.unlink(self.directory(number) / "record")
@@ -163,6 +203,20 @@ class MergeLog:
         """All there are, the latest last."""
         found = (self._record(number) for number in sorted(self._numbers()))
         return [record for record in found if record is not None]
+
+    def together(self) -> list[list[MergeRecord]]:
+        """All records, those that are one in one list, in the order of their bases; the latest last."""
+        found: dict[int, list[MergeRecord]] = {}
+        for record in self.records():
+            found.setdefault(record.joint or record.number, []).append(record)
+        return list(found.values())
+
+    def group(self, number: int) -> list[MergeRecord]:
+        """A merge, and all that are one with it, the first one first; MergeError when there is none."""
+        record = self.get(number)
+        if not record.joint:
+            return [record]
+        return [each for each in self.records() if each.joint == record.joint]
 
     def get(self, number: int) -> MergeRecord:
         """One record; MergeError when there is none."""
@@ -214,17 +268,19 @@ class MergeLog:
     def prune(self, *, keep_bytes: int = KEEP_BYTES, keep_records: int = KEEP_RECORDS) -> list[int]:
         """Drop what is too much, the oldest first; which merges cannot be undone any more."""
         under_way = {int(name) for name in self._pending_numbers()}
-        records = [record for record in reversed(self.records()) if record.number not in under_way]
+        together = [group for group in reversed(self.together()) if not under_way & {each.number for each in group}]
         total, dropped = 0, []
         with durable.reporting(f"cannot empty {self._path}"):
-            for place, record in enumerate(records):
-                if self.is_kept(record.number):
-                    total += record.kept_bytes
-                    if place and (total > keep_bytes or place >= keep_records):
+            for place, group in enumerate(together):
+                kept = [record for record in group if self.is_kept(record.number)]
+                total += sum(record.kept_bytes for record in kept)
+                if place and (total > keep_bytes or place >= keep_records):
+                    for record in kept:
                         self._remove(os.fsencode(self.directory(record.number)), KEPT)
                         dropped.append(record.number)
                 if place >= keep_records:
-                    self.drop(record.number)
+                    for record in group:
+                        self.drop(record.number)
         return dropped
 
     @staticmethod

@@ -17,7 +17,8 @@ from snapshots.errors import RunState
 from snapshots.history import History, Snapshot
 from snapshots.journal import MAX_BODY, REBASE, Change, JournalWriter, encoded_size
 from snapshots.merge import check_is_base_of, in_order_ns, locked, refusal
-from snapshots.mergerecovery import alone_in, recover_merges
+from snapshots.mergerecovery import recover_merges
+from snapshots.mergesteps import alone_in
 from snapshots.rewind import record
 from snapshots.runs import Run
 from snapshots.settle import Resolve, Settled, settle

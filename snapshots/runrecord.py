@@ -46,6 +46,8 @@ class Run(msgspec.Struct, frozen=True):
     """of the process that serves the mount; None when not mounted, as far as was recorded"""
     options: dict[str, Any]
     """what the session wants back when it mounts the run again; plain values"""
+    whole: str | None = None
+    """of a part: the id of the run whose further base this is about; None for a run"""
 
     @property
     def is_live(self) -> bool:
@@ -54,8 +56,8 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """How to call the run in a message: its name, else its id."""
-        return self.name or self.id
+        """How to call the run in a message: its name, else its id; a part is called as its run."""
+        return self.name or self.whole or self.id
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ class _Record(msgspec.Struct, frozen=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Record).decode
-COLUMNS = "id, name, state, base, created_ns, changed_ns, record"
+COLUMNS = "id, name, state, base, created_ns, changed_ns, record, whole"
 FIELDS = frozenset({"name", "state", "command", "exit_status", "mountpoint", "pid", "options", "base_identity"})
 """What of a run may be changed."""
 
@@ -92,7 +94,7 @@ def pack(run: Run) -> bytes:
 
 def unpack(row: Row) -> Run:
     """The run of a row with ``COLUMNS``.  Errors: StoreDamaged."""
-    run_id, name, state, base, created_ns, changed_ns, blob = row
+    run_id, name, state, base, created_ns, changed_ns, blob, whole = row
     try:
         record = _decode(blob)
     except msgspec.MsgspecError as exc:
@@ -110,6 +112,7 @@ def unpack(row: Row) -> Run:
         record.mountpoint,
         record.pid,
         record.options,
+        whole,
     )
 
 

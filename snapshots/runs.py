@@ -98,11 +98,13 @@ class Runs:
         command: tuple[str, ...] = (),
         options: dict[str, Any] | None = None,
         identity: tuple[int, int] | None = None,
+        whole: str | None = None,
     ) -> Run:
         """Register a new run over ``base`` (an absolute path), state ``active``, and make its directory.
 
-        ``identity`` is known when the run begins where another one was; the base is asked for it otherwise.  Errors:
-        BaseError, RunExists, RunError for a name that cannot be one.
+        ``identity`` is known when the run begins where another one was; the base is asked for it otherwise.  With
+        ``whole`` it is a part of that run, about a further base.  Errors: BaseError, RunExists, RunError for a name
+        that cannot be one.
         """
         if name is not None:
             check_name(name)
@@ -114,13 +116,14 @@ class Runs:
                 self._check_free(name)
             run_id = self._new_id()
             run = Run(
-                run_id, name, path, identity, "active", tuple(command), now, now, None, None, None, dict(options or {})
-            )
+                run_id, name, path, identity, "active", tuple(command), now, now, None, None, None, dict(options or {}),
+                whole,
+            )  # fmt: skip
             self.make_directory(run_id)
             self._db.insert(
-                "INSERT INTO runs (id, name, state, base, created_ns, changed_ns, next_ino, record)"
-                " VALUES (?, ?, 'active', ?, ?, ?, ?, ?)",
-                (run_id, name, path, now, now, FIRST_NEW_INO, pack(run)),
+                "INSERT INTO runs (id, name, state, base, created_ns, changed_ns, next_ino, record, whole)"
+                " VALUES (?, ?, 'active', ?, ?, ?, ?, ?, ?)",
+                (run_id, name, path, now, now, FIRST_NEW_INO, pack(run), whole),
             )
         return self.get(run_id)
 
@@ -135,17 +138,19 @@ class Runs:
         """The run that a user means by an id, a name, an unambiguous beginning of an id, or ``@``.
 
         ``@`` is the latest run whose base is ``cwd`` or a directory above it.  Runs that are merged or discarded are
-        meant only where no live one is.  Errors: RunUnknown, RunAmbiguous.
+        meant only where no live one is; a part means its run.  Errors: RunUnknown, RunAmbiguous.
         """
         if ref == "@":
             return self._latest(cwd)
         ref = ref.encode("utf-8", "replace").decode()  # what cannot be text is no reference, and SQLite refuses it
         row = self._db.one(f"{_SELECT} WHERE id = ?", (ref,))
         if row is not None:
-            return unpack(row)
+            return self._whole(unpack(row))
         named = self._rows("name = ?", (ref,))
         prefix = ref.lower()
-        started = [] if named or not prefix.isalnum() else self._rows("substr(id, 1, ?) = ?", (len(prefix), prefix))
+        started = []
+        if not named and prefix.isalnum():
+            started = self._rows("whole IS NULL AND substr(id, 1, ?) = ?", (len(prefix), prefix))
         for what, runs in (("name", named), ("id beginning with", started)):
             choice = [run for run in runs if run.is_live] or runs
             if len(choice) == 1:
@@ -158,15 +163,23 @@ class Runs:
         if cwd is None:
             raise RunUnknown("'@' means a run of the current directory, and there is none here; name the run")
         here = _normal(cwd)
-        runs = [run for run in self.list(all=True) if _is_below(here, run.base)]
+        runs = [run for run in self.list(all=True, parts=True) if _is_below(here, run.base)]
         choice = [run for run in runs if run.is_live] or runs
         if not choice:
             raise RunUnknown(f"no run has {readable(here)} or a directory above it as its base; `goexfs ls` lists runs")
-        return choice[-1]
+        return self._whole(choice[-1])
 
-    def list(self, *, all: bool = False) -> RunList:
-        """Runs, newest last: only live ones (active and kept) unless ``all``."""
-        return self._rows("1" if all else "state IN ('active', 'kept')", ())
+    def _whole(self, run: Run) -> Run:
+        return run if run.whole is None else self.get(run.whole)
+
+    def list(self, *, all: bool = False, parts: bool = False) -> RunList:
+        """Runs, newest last: only live ones (active and kept) unless ``all``; with ``parts`` what is of others, too."""
+        where = "1" if all else "state IN ('active', 'kept')"
+        return self._rows(where if parts else f"{where} AND whole IS NULL", ())
+
+    def parts(self, run_id: str) -> RunList:
+        """The parts of a run beside itself: what it changed below each of its further bases, in their order."""
+        return self._rows("whole = ?", (run_id,))
 
     def update(self, run_id: str, **fields: Any) -> Run:
         """Change fields of a run (all but id, base and the times); the run as it is then.

@@ -8,7 +8,7 @@ processes may have one store open; writers wait for each other and never fail fo
 """
 
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -80,8 +80,10 @@ class Store:
         """The upper of a run (which is looked up when the upper is used)."""
         return Upper(self.database, self.objects, self.lease, run_id)
 
-    def discard(self, run_id: str, *, state: Literal["discarded", "merged"] = "discarded") -> None:
-        """Free everything that only this run held: entries, links, objects, its directory.  The record stays.
+    def discard(self, *run_ids: str, state: Literal["discarded", "merged"] = "discarded") -> None:
+        """Free everything that only these runs held: entries, links, objects, directories.  The records stay.
+
+        It is decided for all of them at once: a run goes with its parts.
 
         ``state`` is what the record says afterwards: a merge ends with this too.  A second time it finishes what the
         first may have left.  Errors: RunUnknown; RunBusy if the run is locked by another, or something is mounted.
@@ -90,35 +92,35 @@ class Store:
         left of it (directory, rows, objects) is garbage, dropped in steps, and by the next ``discard`` or ``gc`` if
         this one dies.  Works on a full disk too, as long as the reserve lasts.
         """
-        self.runs.get(run_id)
-        lock = None
-        if self.runs.held_lock(run_id) is None:
+        for run_id in run_ids:
+            self.runs.get(run_id)
+        with ExitStack() as locks:
+            for run_id in run_ids:
+                if self.runs.held_lock(run_id) is None:
+                    with suppress(RunState):  # it has no directory any more
+                        locks.enter_context(self.runs.lock(run_id))
+                self.runs.check_unmounted(run_id)
             try:
-                lock = self.runs.lock(run_id)
-            except RunState:
-                pass  # it has no directory any more
-        try:
-            self.runs.check_unmounted(run_id)
-            try:
-                self._discard(run_id, state)
+                self._discard(run_ids, state)
                 self.free()
             except StoreFull:
                 if not self.reserve.spend_all():
                     raise
-                self._discard(run_id, state)
+                self._discard(run_ids, state)
                 self.free(frugal=True)
-        finally:
-            if lock is not None:
-                lock.release()
-            self.reserve.restore()
+            finally:
+                self.reserve.restore()
 
-    def _discard(self, run_id: str, state: Literal["discarded", "merged"]) -> None:
-        self._keep_log_for_forks(run_id)
+    def _discard(self, run_ids: tuple[str, ...], state: Literal["discarded", "merged"]) -> None:
+        for run_id in run_ids:
+            self._keep_log_for_forks(run_id)
         with self.database.transaction():
-            if self.runs.get(run_id).state != state:
-                self.runs.update(run_id, state=state, pid=None, mountpoint=None)
-            self.upper(run_id).give_up()
-        self.runs.remove_directory(run_id)
+            for run_id in run_ids:
+                if self.runs.get(run_id).state != state:
+                    self.runs.update(run_id, state=state, pid=None, mountpoint=None)
+                self.upper(run_id).give_up()
+        for run_id in run_ids:
+            self.runs.remove_directory(run_id)
 
     def _keep_log_for_forks(self, run_id: str) -> None:
         """The journal goes with the directory; forks go on knowing who did what before them."""

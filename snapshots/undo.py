@@ -5,16 +5,23 @@ and is recorded like a merge: it can be undone too, which is the merge again.  B
 """
 
 import os
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import msgspec
 
 from snapshots.apply import Application
 from snapshots.base import STAGING_PREFIX, BaseTree
 from snapshots.basepaths import BasePaths, is_below
+from snapshots.course import Trail
 from snapshots.errors import BaseError, Conflict, MergeError
+from snapshots.joint import Member, carry_out
+from snapshots.jointmerge import absolute
 from snapshots.mergelog import MergeLog, MergeRecord
-from snapshots.mergerecovery import alone_in, go_through, home_of, recover_merges
+from snapshots.mergerecovery import recover_merges
+from snapshots.mergesteps import alone_in, go_through, home_of
 from snapshots.names import readable
+from snapshots.plan import PathConflict, Plan
 from snapshots.store import Store
 from snapshots.trails import Trails
 
@@ -23,55 +30,94 @@ class UndoResult(msgspec.Struct, frozen=True):
     """What was taken back, or with ``dry_run`` would be."""
 
     undone: MergeRecord
+    """the first one of several that are one"""
     number: int | None
     """of the undo in the log of merges; None for a dry run"""
     leftover: bytes | None
     """see ``MergeResult``"""
+    bases: tuple[bytes, ...] = ()
+    """all in which something was taken back"""
 
 
 def undo(store: Store, number: int, *, dry_run: bool = False) -> UndoResult:
-    """Take a merge, or an undo, back.
+    """Take a merge, or an undo, back; one into several bases in all of them, or in none.
 
     Errors: MergeError when there is none of this number, when it is undone already, when what it needs is not kept any
-    more, or when it failed on the way and nothing was changed; Conflict (with one ``PathConflict`` per path) when the
+    more, or when it failed on the way and nothing was changed; Conflict (with one ``PathConflict`` per path) when a
     base is not as the merge left it; BaseError, StoreError.
     """
     log = MergeLog(store)
-    recover_merges(store, base=log.get(number).base)
-    record = log.get(number)
-    by = log.taken_back().get(number)
-    if by is not None:
-        raise MergeError(f"merge {number} was undone by {by} already; `goexfs undo {by}` brings it back")
-    if not log.is_kept(number):
-        raise MergeError(f"what merge {number} replaced is not kept any more: later merges took its room")
-    plan, trail = log.course(number)
-    with BaseTree(record.base) as base, alone_in(base):
-        st = base.stat_dir(base.root)
-        identity = (st.st_dev, st.st_ino)
-        if identity != record.base_identity:
-            raise BaseError(f"{readable(record.base)} is not the directory that was merged into; move that one back")
+    for record in log.group(number):
+        recover_merges(store, base=record.base)
+    group = log.group(number)
+    number, taken_back = group[0].number, log.taken_back()
+    for record in group:
+        by = taken_back.get(record.number)
+        if by is not None:
+            by = log.get(by).joint or by
+            raise MergeError(f"merge {number} was undone by {by} already; `goexfs undo {by}` brings it back")
+        if not log.is_kept(record.number):
+            raise MergeError(f"what merge {number} replaced is not kept any more: later merges took its room")
+    with ExitStack() as stack:
+        opened = [(record, *_opened(stack, log, record)) for record in group]
+        if dry_run or len(opened) > 1:
+            _check(opened)
         if dry_run:
-            conflicts = Trails(plan, BasePaths(base)).conflicts(trail, new=not record.backward)
-            if conflicts:
-                more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
-                raise Conflict(f"{readable(conflicts[0].path)}: {conflicts[0].message}{more}", conflicts)
-            return UndoResult(record, None, None)
-        name = STAGING_PREFIX + b"undo-" + os.urandom(4).hex().encode()
-        times = (st.st_atime_ns, st.st_mtime_ns)
-        with log.begin(None, record.label, record.base, identity, name, root_times=times, undoes=number) as pending:
+            return UndoResult(group[0], None, None, tuple(record.base for record in group))
+        members: list[Member] = []
+        for record, base, plan, trail in opened:
+            st = base.stat_dir(base.root)
+            first = members[0].pending.number if members else 0
+            pending = stack.enter_context(
+                log.begin(
+                    None, record.label, record.base, record.base_identity,
+                    STAGING_PREFIX + b"undo-" + os.urandom(4).hex().encode(),
+                    root_times=(st.st_atime_ns, st.st_mtime_ns), undoes=record.number,
+                    joint=first if record.joint else None,
+                )
+            )  # fmt: skip
             application = Application(
-                plan, base, None, name, home_of(base, log, pending), backward=not record.backward, trail=trail
-            )
+                plan, base, None, pending.staging, home_of(base, log, pending), backward=not record.backward,
+                trail=trail,
+            )  # fmt: skip
+            members.append(Member(pending, application, base))
+        pending, application, _ = members[0]
+        if pending.joint:
+            leftover = next(filter(None, carry_out(store, log, members)), None)
+        else:
             leftover = go_through(store, log, pending, application)
-        return UndoResult(record, pending.number, leftover)
+    return UndoResult(group[0], pending.number, leftover, tuple(record.base for record in group))
+
+
+def _opened(stack: ExitStack, log: MergeLog, record: MergeRecord) -> tuple[BaseTree, Plan, Trail]:
+    """The base of a merge, for this alone, and what was done in it."""
+    plan, trail = log.course(record.number)
+    base = stack.enter_context(BaseTree(record.base))
+    stack.enter_context(alone_in(base))
+    st = base.stat_dir(base.root)
+    if (st.st_dev, st.st_ino) != record.base_identity:
+        raise BaseError(f"{readable(record.base)} is not the directory that was merged into; move that one back")
+    return base, plan, trail
+
+
+def _check(opened: Sequence[tuple[MergeRecord, BaseTree, Plan, Trail]]) -> None:
+    """Conflict when a base is not as the merge left it."""
+    conflicts: tuple[PathConflict, ...] = ()
+    for record, base, plan, trail in opened:
+        found = Trails(plan, BasePaths(base)).conflicts(trail, new=not record.backward)
+        conflicts += absolute(record.base, found) if record.joint else tuple(found)
+    if conflicts:
+        more = f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
+        raise Conflict(f"{readable(conflicts[0].path)}: {conflicts[0].message}{more}", conflicts)
 
 
 def latest(store: Store, place: bytes) -> int:
     """The latest merge in effect over the base that ``place`` (an absolute path) is in; MergeError."""
     log = MergeLog(store)
     gone = log.taken_back()
-    for record in reversed(log.records()):
-        here = place == record.base or is_below(place, record.base)
-        if here and not record.backward and record.number not in gone:
-            return record.number
+    for group in reversed(log.together()):
+        for record in group:
+            here = place == record.base or is_below(place, record.base)
+            if here and not record.backward and record.number not in gone:
+                return group[0].number
     raise MergeError(f"nothing was merged into {readable(place)} that could be undone; `goexfs merges --all` lists all")

@@ -23,11 +23,11 @@ from tests.support.trees import differences, picture
 class Work:
     """A kept run over a base, with a mirror of what it shows."""
 
-    def __init__(self, store, base, there, change, **kwargs):
+    def __init__(self, store, base, there, change, *, whole=None, **kwargs):
         self.store, self.base, self.there = store, Path(os.fsdecode(base)), there
         self.mirror = Mirror(self.base, there)
         time.sleep(0.01)  # the clock of ctimes is a coarse one
-        self.run = store.runs.create(base=base, name=None, command=("sh",), options={"kept": 1})
+        self.run = store.runs.create(base=base, name=None, command=("sh",), options={"kept": 1}, whole=whole)
         change(there)
         self.expected = picture(there)
         state = self.mirror.state(store.objects, **kwargs)
