@@ -1,5 +1,6 @@
 """What a command loads: heavy libraries only where they are used, so that starting is quick."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -31,3 +32,24 @@ def test_help_and_version_load_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.usefixtures("goexfs_home")
 def test_listing_runs_loads_neither_the_filesystem_nor_the_diff() -> None:
     assert not loaded_by(["ls", "--json"]) & {"trio", "pyfuse3", "pygit2", "watchdog", "asyncio"}
+
+
+def test_a_server_loads_only_what_it_serves_with() -> None:
+    program = (
+        "import sys\nfrom goexfs.fuse.loading import without_what_is_unused\n"
+        "with without_what_is_unused(): import pyfuse3\n"
+        "import goexfs.session.server\nprint(*sys.modules)\nprint(pyfuse3.__version__)\n"
+        "import ssl, hmac, importlib.metadata as m, trio._ssl\n"
+        "print(ssl.SSLContext is trio._ssl._stdlib_ssl.SSLContext, hmac.new is not None, m.version('pyfuse3'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True, timeout=60
+    )
+    modules, version, later = done.stdout.splitlines()
+    unwanted = {
+        "click", "rich", "pygit2", "watchdog", "asyncio", "ssl", "hmac", "hashlib", "email", "zipfile", "json",
+        "goexfs.session.agent", "goexfs.fuse.rewinding", "snapshots.diff", "snapshots.logbook",
+    }  # fmt: skip
+    assert not set(modules.split()) & unwanted
+    assert version == importlib.metadata.version("pyfuse3")
+    assert later == f"True True {version}", "what was left out is there for who asks for it"

@@ -63,21 +63,15 @@ def wishes_of(
 
 def say_what_is_hidden(run: "RunHandle") -> None:
     """One line with what of the base the run does not see; nothing when that is nothing."""
-    from goexfs.policy.matching import Matcher
-    from goexfs.policy.rules import Kind
-    from goexfs.policy.survey import survey
-
-    policy = run.policy
-    matcher = Matcher(policy)
-    if matcher.kinds & {Kind.HIDE, Kind.MASK}:
-        found = survey(matcher, run.base, untouchable=frozenset())
-        parts = [f"hidden from the run: {_listed(found.hidden)}"] if found.hidden else []
-        parts += [f"masked: {_listed(found.masked)}"] if found.masked else []
-        if parts:
-            more = "" if found.complete else ", and what matches deeper down"
-            note(f"{'; '.join(parts)}{more} (goexfs policy check PATH says why)")
-    if policy.canaries:
-        note(f"canaries: {_listed(tuple(canary.path for canary in policy.canaries))}")
+    found = run.survey
+    parts = [f"hidden from the run: {_listed(found.hidden)}"] if found.hidden else []
+    parts += [f"masked: {_listed(found.masked)}"] if found.masked else []
+    if parts:
+        more = "" if found.complete else ", and what matches deeper down"
+        note(f"{'; '.join(parts)}{more} (goexfs policy check PATH says why)")
+    canaries = run.policy.canaries
+    if canaries:
+        note(f"canaries: {_listed(tuple(canary.path for canary in canaries))}")
 
 
 def say_who_read_canaries(run: "RunHandle") -> None:

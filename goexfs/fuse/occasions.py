@@ -5,13 +5,17 @@ Owns the watching for these two occasions.  Event loop's thread.
 
 import logging
 import time
+from typing import TYPE_CHECKING
 
 import trio
 
 from goexfs.fuse.service import Service
 from snapshots.errors import GoexfsError
-from snapshots.history import History, Kind
 from snapshots.occasions import Occasions
+
+if TYPE_CHECKING:
+    from snapshots.history import Kind
+    from snapshots.store import Store
 
 TICK_SECONDS = 0.25
 
@@ -43,8 +47,13 @@ async def watch(service: Service, run_id: str, occasions: Occasions) -> None:
         seen = overlay.change_count
 
 
-async def snapshot(service: Service, run_id: str, kind: Kind) -> str:
+async def snapshot(service: Service, run_id: str, kind: "Kind") -> str:
     """Seal, and name what there is then; the name."""
+
+    def make(store: "Store") -> str:
+        from snapshots.history import History
+
+        return History(store, run_id).snapshot(kind=kind).name
+
     await service.seal_now()
-    made = await service.sealer.with_store(lambda store: History(store, run_id).snapshot(kind=kind))
-    return made.name
+    return await service.sealer.with_store(make)

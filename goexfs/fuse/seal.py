@@ -19,7 +19,6 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from snapshots.entries import Content
 from snapshots.errors import StoreError, StoreFull
-from snapshots.retention import thin
 from snapshots.store import Store
 
 QUIET_NS = 1_000_000_000
@@ -150,6 +149,8 @@ class Sealer:
         self._unthinned += more
         now = time.monotonic()
         if self._store is not None and (self._unthinned >= THIN_BYTES or now - self._thinned >= THIN_SECONDS):
+            from snapshots.retention import thin
+
             self._unthinned, self._thinned = 0, now
             try:
                 thin(self._store, self._run_id)

@@ -9,14 +9,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from goexfs.session import control, verbs
-from goexfs.session.channel import MOST_BYTES, NAME, Asked, Told
+from goexfs.session import verbs
+from goexfs.session.channel import MOST_BYTES, Asked, Told
 from goexfs.session.control import fault_of, is_friend
 from goexfs.session.errors import ServerError
 from goexfs.session.questions import Questions
@@ -40,11 +39,6 @@ QUESTIONS_PER_SECOND = 50
 _BURST = 100
 
 log = logging.getLogger(__name__)
-
-
-def bind(directory: Path) -> socket.socket:
-    """The listening socket of the run in ``directory``."""
-    return control.bind(directory, NAME, backlog=64)
 
 
 class Agent:

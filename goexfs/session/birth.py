@@ -128,6 +128,10 @@ def _become_server(fd: int) -> NoReturn:
     status = _FAILED
     try:
         _isolate(fd)
+        from goexfs.fuse.loading import without_what_is_unused
+
+        with without_what_is_unused():
+            import pyfuse3  # noqa: F401
         from goexfs.session.server import main
 
         with socket.socket(fileno=fd) as channel:

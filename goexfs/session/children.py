@@ -355,6 +355,13 @@ def _launcher(how: str, signals: Sequence[int], program: bytes = b"") -> list[by
     return [os.fsencode(python), b"-I", b"-S", b"-c", _SET_SIGNALS.encode(), how.encode(), numbers.encode()]
 
 
+def probe() -> None:
+    """Find out what starting a child depends on, before there is one to be started."""
+    env = shutil.which("env")
+    if env is not None:
+        _env_sets_signals(env)
+
+
 @functools.cache
 def _env_sets_signals(env: str) -> bool:
     """GNU ``env`` can since 8.31 (2019); others cannot."""

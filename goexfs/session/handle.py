@@ -26,6 +26,7 @@ from snapshots.store import Store
 
 if TYPE_CHECKING:
     from goexfs.policy.rules import Limit, Policy, Waiting
+    from goexfs.policy.survey import Survey
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
     from snapshots.choosing import Selection
@@ -45,6 +46,8 @@ _EXIT_SECONDS = 30.0
 
 class RunHandle(Past, Account, Activity, Onto):
     """One run.  Its properties are looked up when asked for; a handle stays valid when the run changes state."""
+
+    _surveyed: "Survey | None" = None
 
     def __init__(self, store: Store, record: Run) -> None:
         self._store = store
@@ -97,6 +100,11 @@ class RunHandle(Past, Account, Activity, Onto):
     def policy(self) -> "Policy":
         """What it may see, write and use, as it was when the run began.  Raises ``PolicyError``."""
         return policing.policy_of(self.record)
+
+    @property
+    def survey(self) -> "Survey":
+        """What the policy hides or masks of the base, as far as a short look finds it.  Raises ``PolicyError``."""
+        return self._surveyed or policing.survey_of(self.record)
 
     @property
     def waiting(self) -> "tuple[Waiting, ...]":

@@ -8,7 +8,9 @@ channel, and its end tells that the session process is gone.
 """
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +24,8 @@ START_SECONDS = 60.0
 LOG = "server.log"
 
 _MOST_BYTES = 1 << 20
+
+Found = TypeVar("Found")
 
 
 class Assignment(msgspec.Struct, frozen=True):
@@ -68,13 +72,15 @@ class Server:
         newborn.channel.settimeout(START_SECONDS)
         return cls(newborn)
 
-    def assign(self, assignment: Assignment, lock_fd: int, log: Path) -> None:
+    def assign(self, assignment: Assignment, lock_fd: int, log: Path, meanwhile: Callable[[], Found]) -> Found:
         """Hand over the assignment and the run's lock, and wait until it is mounted.
 
-        The caller may release its own copy of the lock then.  Raises what the server raised, or ``ServerError``.
+        Returns what ``meanwhile`` does, which is called in between.  The caller may release its own copy of the lock
+        then.  Raises what the server raised, or ``ServerError``.
         """
         try:
             socket.send_fds(self._channel, [msgspec.msgpack.encode(assignment)], [lock_fd])
+            found = meanwhile()
             data = self._channel.recv(_MOST_BYTES)
         except TimeoutError:
             raise ServerError(f"the run's server did not mount within {START_SECONDS:.0f} s; see {log}") from None
@@ -92,6 +98,7 @@ class Server:
         self.pid = report.pid
         if not assignment.attached:
             self.let_go()
+        return found
 
     def let_go(self) -> None:
         """Close the channel: a server without an assignment, or an attached one, ends; a second time is fine."""

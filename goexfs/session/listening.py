@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -19,7 +20,9 @@ from goexfs.session.errors import PolicyError, ServerError
 from goexfs.session.questions import Questions
 from snapshots.errors import GoexfsError
 from snapshots.names import readable
-from snapshots.takeback import Left
+
+if TYPE_CHECKING:
+    from snapshots.takeback import Left
 
 QUESTION_SECONDS = 10.0
 """How long a client may take to say what it wants, and to take the answer."""
@@ -177,7 +180,7 @@ class Listening:
         return taken_from
 
 
-def _as_many_as_fit(left: Iterable[Left]) -> tuple[tuple[bytes, int, bytes], ...]:
+def _as_many_as_fit(left: "Iterable[Left]") -> tuple[tuple[bytes, int, bytes], ...]:
     room = MOST_BYTES // 2
     fitting = []
     for path, number, by in map(msgspec.structs.astuple, left):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from goexfs.policy.rules import LIMITS, Canary, Limit, Policy, Waiting
+from goexfs.policy.rules import LIMITS, Canary, Kind, Limit, Policy, Waiting
 from goexfs.session import control
 from goexfs.session.home import default_policy_path
 from snapshots.base import BaseTree
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from goexfs.overlay.guard import Guard
     from goexfs.overlay.meter import Meter
     from goexfs.policy.effective import PolicyWishes
+    from goexfs.policy.survey import Survey
 
 OPTION = "policy"
 """in a run's options"""
@@ -41,6 +42,17 @@ def begin(base: bytes, wishes: "PolicyWishes | Policy | None") -> Policy:
 def policy_of(run: Run) -> Policy:
     """The policy that a run began with.  Raises ``PolicyError``."""
     return Policy.unpack(run.options.get(OPTION))
+
+
+def survey_of(run: Run) -> "Survey":
+    """What the policy of a run hides or masks of its base, as far as a short look finds it.  Raises ``PolicyError``."""
+    from goexfs.policy.matching import Matcher
+    from goexfs.policy.survey import Survey, survey
+
+    matcher = Matcher(policy_of(run))
+    if not matcher.kinds & {Kind.HIDE, Kind.MASK}:
+        return Survey((), (), complete=True)
+    return survey(matcher, run.base, untouchable=frozenset())
 
 
 def guard_of(packed: bytes, base: bytes, *, hidden: Iterable[bytes] = ()) -> "Guard | None":

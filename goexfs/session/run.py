@@ -29,6 +29,7 @@ from snapshots.store import Store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from goexfs.policy.survey import Survey
     from goexfs.session.effects import Wish
     from goexfs.session.onto import Choices
     from snapshots.changes import Change
@@ -62,8 +63,12 @@ nothing remains of it, not even its record."""
 class Session(RunHandle):
     """A run that is mounted for as long as this process lives and wants: a context manager, see ``OnExit``."""
 
-    def __init__(self, store: Store, record: Run, server: Server, mountpoint: bytes, on_exit: OnExit) -> None:
+    def __init__(
+        self, store: Store, record: Run, server: Server, mountpoint: bytes, on_exit: OnExit, *,
+        surveyed: "Survey | None" = None,
+    ) -> None:  # fmt: skip
         super().__init__(store, record)
+        self._surveyed = surveyed
         self._server = server
         self._mountpoint = mountpoint
         self._on_exit = on_exit

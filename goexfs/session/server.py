@@ -17,7 +17,9 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
@@ -30,12 +32,10 @@ from goexfs.fuse.service import Service
 from goexfs.overlay import Overlay
 from goexfs.overlay.objectcache import ObjectCache
 from goexfs.overlay.slowbase import SlowBaseTree, open_base
-from goexfs.session import agent as agents
 from goexfs.session import channel, control, policing
 from goexfs.session.birth import NAME
 from goexfs.session.checks import left_alone
 from goexfs.session.control import fault_of
-from goexfs.session.effects import must_stay
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
 from goexfs.session.questions import Questions
@@ -46,6 +46,9 @@ from snapshots.store import Store
 
 WATCH_DELAY_SECONDS = 0.15
 """Importing the watch takes a while; the command that is about to start goes first."""
+
+CHANNEL_BACKLOG = 64
+"""programs of the run that may wait to be heard"""
 
 _MOST_BYTES = 1 << 20
 
@@ -106,6 +109,8 @@ def _log_to(path: Path) -> None:
 
 def _discard(store: Store, run_id: str) -> None:
     """The session process died before its verdict, and this run was to leave nothing."""
+    from goexfs.session.effects import must_stay
+
     try:
         if must_stay(store, run_id):
             log.warning("the run has effects that nobody has decided about: it is kept")
@@ -178,7 +183,7 @@ class _Server:
         objects = ObjectCache(service_store)
         with (
             open_base(assignment.base) as base, control.bind(directory) as listener,
-            agents.bind(directory) as speaking, contextlib.closing(objects),
+            control.bind(directory, channel.NAME, backlog=CHANNEL_BACKLOG) as speaking, contextlib.closing(objects),
         ):  # fmt: skip
             _tell_of(recover(store, run_id))
             state = store.upper(run_id).load()
@@ -199,7 +204,6 @@ class _Server:
                 ))  # fmt: skip
             questions = Questions()
             listening = Listening(listener, service, run_id, questions)
-            agent = agents.Agent(speaking, service, run_id, service_store, questions)
             async with trio.open_nursery() as nursery:
 
                 def mounted() -> None:
@@ -211,7 +215,7 @@ class _Server:
                         nursery.start_soon(self._notice_death, listening)
 
                 nursery.start_soon(listening.run)
-                nursery.start_soon(agent.run)
+                nursery.start_soon(self._hear_agent, speaking, service, service_store, questions)
                 nursery.start_soon(self._obey_signals, listening)
                 try:
                     await service.serve(mounted)
@@ -234,6 +238,14 @@ class _Server:
         # After a store error there are changes that only the journal has: that too is a crash, to be recovered from.
         if self.fault is None or (isinstance(self.fault, GoexfsError) and not isinstance(self.fault, StoreError)):
             self._store.runs.update(self._assignment.run_id, state="kept", mountpoint=None, pid=None)
+
+    async def _hear_agent(
+        self, speaking: socket.socket, service: Service, open_store: Callable[[], Store], questions: Questions
+    ) -> None:
+        """Answer the run itself.  Most runs never ask anything, so what answers is loaded when one does."""
+        await trio.lowlevel.wait_readable(speaking)
+        agent = await trio.to_thread.run_sync(import_module, "goexfs.session.agent")
+        await agent.Agent(speaking, service, self._assignment.run_id, open_store, questions).run()
 
     async def _obey_signals(self, listening: Listening) -> None:
         with trio.open_signal_receiver(signal.SIGTERM) as signals:

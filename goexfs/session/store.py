@@ -7,6 +7,7 @@ Owns the beginning of a run: checks, record, lock, server.  What is done with it
 import contextlib
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -308,7 +309,10 @@ class RunStore:
             auto_snapshot=tuple(record.options.get("auto_snapshot", ())),
             policy=record.options.get(policing.OPTION, b""),
         )
-        server.assign(assignment, lock.fileno(), directory / LOG)
-        if on_exit is not None:
-            return Session(self.store, record, server, mountpoint, on_exit)
-        return RunHandle(self.store, record)
+        if on_exit is None:
+            server.assign(assignment, lock.fileno(), directory / LOG, lambda: None)
+            return RunHandle(self.store, record)
+        from goexfs.session.readying import get_ready
+
+        found = server.assign(assignment, lock.fileno(), directory / LOG, partial(get_ready, record))
+        return Session(self.store, record, server, mountpoint, on_exit, surveyed=found)

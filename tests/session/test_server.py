@@ -408,7 +408,7 @@ def test_a_server_that_cannot_open_the_store_gives_the_lock_back(store: RunStore
     server = launch.Server.take()
     lock = store.store.runs.lock(run.id)
     with pytest.raises(StoreMissing):
-        server.assign(assignment, lock.fileno(), area / "server.log")
+        server.assign(assignment, lock.fileno(), area / "server.log", lambda: None)
     lock.release()
     server.let_go()
     store.store.runs.lock(run.id).release()
