@@ -8,18 +8,14 @@ whoever ran it died, and the action may have failed half-way.  So one that fails
 all outcomes are recorded, and what failed is told at the end.
 """
 
-import time
 from collections.abc import Callable, Iterable
 
+from goexfs.effects.attempts import attempts
 from goexfs.effects.outcome import Outcome
 from snapshots import durable
 from snapshots.effects import Effect, State, Undo
 from snapshots.errors import EffectFailed
 from snapshots.ledger import Ledger
-
-TRIES = 3
-PAUSE_SECONDS = 0.5
-"""before the second try; before the third twice that"""
 
 Runner = Callable[[Effect], Outcome]
 """Runs the compensation of an effect once."""
@@ -50,16 +46,15 @@ def compensate(
 
 
 def _undo(ledger: Ledger, effect: Effect, run: Runner) -> Effect:
-    for attempt in range(TRIES):
-        effect = ledger.begin_undo(effect.number)
+    def once(_number: int) -> tuple[Effect, bool]:
+        begun = ledger.begin_undo(effect.number)
         durable.step("external undo", f"effect {effect.number}")
-        outcome = run(effect)
+        outcome = run(begun)
         durable.step("external undone", f"effect {effect.number}")
         state = Undo.DONE if outcome.state is State.DONE else Undo.FAILED
-        effect = ledger.end_undo(effect.number, state, outcome.detail)
+        ended = ledger.end_undo(effect.number, state, outcome.detail)
         if outcome.interrupted and state is Undo.FAILED:
             raise KeyboardInterrupt
-        if state is Undo.DONE or attempt + 1 == TRIES:
-            break
-        time.sleep(PAUSE_SECONDS * 2**attempt)
-    return effect
+        return ended, state is Undo.FAILED
+
+    return attempts(once)

@@ -7,21 +7,16 @@ The first effect that does not succeed ends it: the ones after it stay pending, 
 """
 
 import os
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from goexfs.effects import calls, commands, connections, postgresql, sqlite, web
+from goexfs.effects.attempts import attempts
 from goexfs.effects.outcome import Outcome
 from snapshots import durable
 from snapshots.effects import Call, Command, Effect, Http, Sql, State
 from snapshots.errors import EffectError, EffectFailed
 from snapshots.ledger import Ledger
-
-TRIES = 3
-"""of an idempotent effect that failed for what may pass"""
-PAUSE_SECONDS = 0.5
-"""before the second try; before the third twice that"""
 
 
 class Done(NamedTuple):
@@ -84,22 +79,20 @@ def _failure(effect: Effect, left: int) -> EffectFailed:
 
 
 def carry_out(ledger: Ledger, effect: Effect, base: bytes) -> tuple[Effect, bool]:
-    """Try one effect, recording before and after; and whether the user interrupted it."""
-    came_from = (State.PLANNED, State.PREPARED)
-    for attempt in range(TRIES):
-        effect = ledger.begin(effect.number, come_from=came_from)
+    """Try one effect, again if it is idempotent and failed for what may pass; and whether the user interrupted it."""
+
+    def once(number: int) -> tuple[tuple[Effect, bool], bool]:
+        came_from = (State.FAILED, State.UNKNOWN) if number else (State.PLANNED, State.PREPARED)
+        begun = ledger.begin(effect.number, come_from=came_from)
         durable.step("external begin", f"effect {effect.number}")
-        outcome = perform(ledger, effect, base)
+        outcome = perform(ledger, begun, base)
         durable.step("external end", f"effect {effect.number}")
-        again = outcome.transient and effect.is_idempotent and attempt + 1 < TRIES
-        effect = ledger.end(effect.number, outcome.state, outcome.detail)
-        if isinstance(effect.request, Sql) and effect.state is State.DONE:
-            _tidy(effect)
-        if not again:
-            break
-        came_from = (State.FAILED, State.UNKNOWN)
-        time.sleep(PAUSE_SECONDS * 2**attempt)
-    return effect, outcome.interrupted
+        ended = ledger.end(effect.number, outcome.state, outcome.detail)
+        if isinstance(ended.request, Sql) and ended.state is State.DONE:
+            _tidy(ended)
+        return (ended, outcome.interrupted), outcome.transient and ended.is_idempotent
+
+    return attempts(once)
 
 
 def perform(ledger: Ledger, effect: Effect, base: bytes) -> Outcome:

@@ -218,7 +218,7 @@ def test_retries_and_answers(place, web, configured, monkeypatch):
     from snapshots.effects import Http
     from snapshots.errors import EffectFailed
 
-    monkeypatch.setattr(execute, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("goexfs.effects.attempts.PAUSE_SECONDS", 0.01)
 
     def go():
         with place.opened() as store:

@@ -153,7 +153,7 @@ def test_do_and_the_key(area, run):
 
 
 def test_a_compensation_that_fails_keeps_the_run(area, run, monkeypatch):
-    monkeypatch.setattr("goexfs.effects.compensate.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("goexfs.effects.attempts.PAUSE_SECONDS", 0.01)
     gate = area / "gate"
     run.effects.do(["true"], undo=["sh", "-c", f"echo tried >> {area}/log; test -e {gate}"])
     run.effects.do(["true"], undo=["sh", "-c", f"echo other >> {area}/log"])
