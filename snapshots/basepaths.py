@@ -6,7 +6,7 @@ Owns a bounded memory of ``BaseDir`` values, so that a walk in path order opens 
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 from snapshots.base import BaseDir, BaseTree
@@ -14,6 +14,9 @@ from snapshots.errors import BaseError
 from snapshots.names import readable
 
 _REMEMBERED = 4096
+_MANY = 8
+_LONG = 256
+"""Names from which on a directory is listed to see which are there, and the bytes that it may have for each."""
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 T = TypeVar("T")
@@ -72,6 +75,26 @@ class BasePaths:
         if not path:
             return self.tree.stat_dir(self.tree.root)
         return self._ask(path, lambda: self.tree.stat(*self._at(path)))
+
+    def stat_some(self, path: bytes, names: Collection[bytes]) -> dict[bytes, os.stat_result]:
+        """Name and ``lstat`` of those of some names of a directory that are there."""
+        directory = self.dir(path)
+        try:
+            # Most of many names are new ones: one listing, if it is not much longer, and no question about each.
+            if len(names) > _MANY and self.tree.stat_dir(directory).st_size <= _LONG * len(names):
+                names = set(names).intersection(self.tree.list(directory))
+        except OSError:
+            pass  # it may be one that cannot be listed; what is wrong otherwise the questions tell
+        found = {}
+        for name in names:
+            try:
+                found[name] = self.tree.stat(directory, name)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                if (st := self.stat(join(path, name))) is not None:
+                    found[name] = st
+        return found
 
     def list(self, path: bytes) -> list[bytes]:
         """The names in a directory, sorted; none when there is no such directory."""

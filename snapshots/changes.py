@@ -6,10 +6,11 @@ can be read only while the base and the store it came from are open; everything 
 
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from snapshots.content import Readable
 from snapshots.names import text_fields
@@ -30,8 +31,7 @@ class Status(StrEnum):
     ATTRS_CHANGED = "X"
 
 
-@dataclass(frozen=True, eq=False)
-class Side:
+class Side(msgspec.Struct, frozen=True, eq=False, dict=True):
     """One node, as it is in the base or in the run."""
 
     path: bytes
@@ -48,11 +48,11 @@ class Side:
     nlink: int
     target: bytes | None
     """of a symlink, else None"""
-    node: object = field(repr=False)
+    node: object
     """equal for two sides that are the same inode"""
-    read_xattrs: Callable[[], dict[bytes, bytes]] = field(repr=False)
-    opener: Callable[[], Readable] = field(repr=False)
-    lister: "Callable[[], list[Side]]" = field(repr=False)
+    read_xattrs: Callable[[], dict[bytes, bytes]]
+    opener: Callable[[], Readable]
+    lister: "Callable[[], list[Side]]"
 
     @property
     def kind(self) -> int:
@@ -78,8 +78,7 @@ class Side:
         return self.lister()
 
 
-@dataclass(frozen=True, eq=False)
-class Change:
+class Change(msgspec.Struct, frozen=True, eq=False):
     """One line of a diff."""
 
     status: Status
@@ -99,6 +98,17 @@ class Change:
     """another path in the run of the same file, of which this path became a hard link; else None"""
     by_content: bool = False
     """of a rename or copy: only equal content tells (see ``moves``), not the identity of the node"""
+
+
+def placed(change: Change, where: Callable[[bytes], bytes]) -> Change:
+    """The change with other paths, those of its sides too."""
+    names = {name: getattr(change, name) for name in ("path", "old_path", "link_to")}
+    sides = {name: getattr(change, name) for name in ("before", "after")}
+    return msgspec.structs.replace(
+        change,
+        **{name: where(path) for name, path in names.items() if path is not None},
+        **{name: msgspec.structs.replace(side, path=where(side.path)) for name, side in sides.items() if side},
+    )
 
 
 KINDS = {

@@ -13,13 +13,11 @@ from snapshots.changes import Side
 from snapshots.content import (
     ObjectReader,
     Readable,
-    StoredContent,
     open_base,
     open_entry,
-    rewritten_ranges_equal,
     same_content,
 )
-from snapshots.entries import Changed, Entry
+from snapshots.entries import Changed, Content, Entry
 from snapshots.errors import BaseChanged
 from snapshots.tree import Place
 
@@ -54,6 +52,8 @@ class Sides:
     def __init__(self, base: BasePaths, objects: ObjectReader) -> None:
         self._base = base
         self._objects = objects
+        self._compared: dict[tuple[object, ...], bool] = {}
+        """whether contents of the run and of the base differ, where that was looked into"""
 
     def of_base(self, path: bytes, st: os.stat_result, shown_at: bytes | None = None) -> Side:
         """The side of a base inode, for a path in the run where it shows through unchanged if ``shown_at``."""
@@ -91,7 +91,7 @@ class Sides:
         if place.entry is not None:
             return self.of_entry(place.entry, place.path)
         assert place.base is not None
-        st = self._base.stat(place.base)
+        st = place.st or self._base.stat(place.base)
         return self.of_base(place.base, st, place.path) if st is not None else None
 
     def content_of(self, entry: Entry) -> Readable:
@@ -123,29 +123,30 @@ class Sides:
 
     # -- what differs
 
-    def content_differs(self, before: Side, after: Side, place: Place, base_path: bytes) -> bool:
-        """Whether two nodes of one kind differ in content, target or device number."""
+    def content_differs(self, before: Side, after: Side, was: Place, now: Place) -> bool:
+        """Whether two nodes of one kind, at these places, differ in content, target or device number."""
         if before.kind == stat.S_IFLNK:
             return before.target != after.target
         if before.kind != stat.S_IFREG:
             return before.rdev != after.rdev
-        entry = place.entry
-        untouched = (entry is None or entry.content is None) and place.base is not None
-        if untouched and (place.base == base_path or before.node == after.node):
-            return False  # its content is the origin's, which is this very file: nothing to read
+        if _is_same_record(was, now) or (_content(was) is _content(now) is None and before.node == after.node):
+            return False
         if before.size != after.size:
             return True
+        if was.entry is not None or now.entry is None:
+            return self._read_and_compare(before, after)
+        # Whoever makes a plan after a diff asks again, and large files are not to be read twice.
+        key = before.node, before.size, before.mtime_ns, now.entry.content, now.entry.origin
+        if key not in self._compared:
+            self._compared[key] = self._read_and_compare(before, after)
+        return self._compared[key]
+
+    def _read_and_compare(self, before: Side, after: Side) -> bool:
         try:
-            with after.open() as new:
-                if isinstance(new, StoredContent) and new.lower is not None and before.node == after.node:
-                    return not rewritten_ranges_equal(new) and self._differs(before, new)
-                return self._differs(before, new)
+            with after.open() as new, before.open() as old:
+                return not same_content(old, new)
         except BaseChanged:
             return True  # what it would be compared with is gone; reading the side says so
-
-    def _differs(self, before: Side, new: Readable) -> bool:
-        with before.open() as old:
-            return not same_content(old, new)
 
     def attrs_that_differ(self, before: Side, after: Side, place: Place, *, times: bool) -> tuple[str, ...]:
         """The names of the attributes that differ; mtimes only with ``times``."""
@@ -155,6 +156,23 @@ class Sides:
         if not before.is_dir and before.node != after.node and (before.nlink > 1 or after.nlink > 1):
             found += ("links",)
         return found
+
+
+def _content(place: Place) -> Content | None:
+    return place.entry.content if place.entry is not None else None
+
+
+def _is_same_record(was: Place, now: Place) -> bool:
+    """Whether two files have the same content by what is recorded of it alone."""
+    old, new = _content(was), _content(now)
+    if old is None and new is None:
+        return was.base is not None and was.base == now.base
+    if old is None or new is None or old != new:
+        return False
+    if not old.base_limit:
+        return True
+    one, other = was.entry and was.entry.origin, now.entry and now.entry.origin
+    return one is not None and one == other
 
 
 def _size(entry: Entry) -> int:

@@ -10,6 +10,7 @@ import stat
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, Self, runtime_checkable
 
 from snapshots.basepaths import BasePaths
@@ -268,25 +269,47 @@ def same_bytes(a: Identity, b: Identity) -> bool:
 
 
 def same_content(a: Readable, b: Readable) -> bool:
-    """Whether two contents are byte for byte equal; streams, and skips what is a hole in both."""
+    """Whether two contents are byte for byte equal.  Streams; neither what is a hole in both nor what both take from
+    the same place is read.
+    """
     if a.size != b.size:
         return False
-    offset = 0
-    while (offset := min(a.next_data(offset), b.next_data(offset))) < a.size:
-        if a.read(offset, CHUNK) != b.read(offset, CHUNK):
-            return False
-        offset += CHUNK
-    return True
-
-
-def rewritten_ranges_equal(stored: StoredContent) -> bool:
-    """Whether a content equals its own base file, of which it is a rewriting: only what is not the base's is read."""
-    lower = stored.lower
-    if lower is None or stored.size != lower.size or stored.content.base_limit < lower.size:
-        return False
-    for extent in stored.content.extents:
-        for offset in range(extent.offset, min(extent.offset + extent.length, stored.size), CHUNK):
-            length = min(CHUNK, extent.offset + extent.length - offset)
-            if stored.read(offset, length) != lower.read(offset, length):
+    sources = [_sources(a), _sources(b)]
+    starts = [[offset for offset, _ in each] for each in sources]
+    for start, end in pairwise(sorted({*starts[0], *starts[1], a.size})):
+        here = [each[bisect_right(at, start) - 1][1] for each, at in zip(sources, starts, strict=True)]
+        if here[0] == here[1]:
+            continue
+        offset = start
+        while (offset := min(a.next_data(offset), b.next_data(offset))) < end:
+            length = min(CHUNK, end - offset)
+            if a.read(offset, length) != b.read(offset, length):
                 return False
+            offset += length
     return True
+
+
+_HOLE = object()
+
+
+def _sources(content: Readable) -> list[tuple[int, object]]:
+    """(offset, where the bytes from there on come from), from 0 on; equal where they are the same ones."""
+    if isinstance(content, BaseContent):
+        return [(0, _source(content))]
+    if not isinstance(content, StoredContent):
+        return [(0, content)]
+    found: list[tuple[int, object]] = []
+    end = 0
+    for piece in content.pieces():
+        if piece.offset > end or not found:
+            found.append((end, _HOLE))
+        base = _source(content.lower) if piece.object is None and content.lower is not None else None
+        found.append((piece.offset, base or (piece.object, piece.start - piece.offset)))
+        end = piece.offset + piece.length
+    found.append((end, _HOLE))
+    return found
+
+
+def _source(content: BaseContent) -> tuple[int, ...]:
+    st = content.stat
+    return st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns

@@ -8,8 +8,10 @@ what lies unchanged below it has no entries at all: a name that no link mentions
 origin* plus the name.
 """
 
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from snapshots.basepaths import BasePaths, join
 from snapshots.entries import ROOT_INO, WHITEOUT, Entry, UpperState
@@ -17,8 +19,7 @@ from snapshots.errors import StoreDamaged
 from snapshots.names import is_valid_name, readable
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """One name in the merged view."""
 
     path: bytes
@@ -30,6 +31,8 @@ class Place:
     lower: bytes | None
     """the base directory whose names show through here; None for a new or opaque directory, and for other kinds.
     Without an entry it is ``base``, whatever kind of thing that is."""
+    st: os.stat_result | None = None
+    """what the base said of ``base``, where it was asked"""
 
 
 class UpperTree:

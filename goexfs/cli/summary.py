@@ -46,26 +46,33 @@ def fold(changes: Sequence["Change"], limit: int) -> list[Line]:
 
     Folding goes by depth, so equal trees fold equally; at depth 0 one line per status is left, whatever came before.
     """
-    lines = [Line(str(change.status), change.path, change.old_path) for change in changes]
-    depth = max((change.path.count(b"/") for change in changes), default=0)
-    parts = [line.path.split(b"/") for line in lines] if len(lines) > limit else []
-    while len(lines) > limit and depth >= 0:
-        lines = list(_folded_to(changes, parts, depth))
+    if len(changes) <= limit:
+        return [Line(str(change.status), change.path, change.old_path) for change in changes]
+    depth = max(change.path.count(b"/") for change in changes)
+    groups = {(str(change.status), change.path): (1, change) for change in changes}
+    while len(groups) > limit and depth >= 0:
+        groups = _folded_to(groups, depth)
         depth -= 1
-    return lines
+    return [
+        Line(status, change.path, change.old_path) if many == 1 else Line(status, path, None, many)
+        for (status, path), (many, change) in groups.items()
+    ]
 
 
-def _folded_to(changes: Sequence["Change"], parts: Sequence[list[bytes]], depth: int) -> Iterator[Line]:
-    groups: dict[tuple[str, bytes], list[Change]] = {}
-    for change, names in zip(changes, parts, strict=True):
+_Groups = dict[tuple[str, bytes], tuple[int, "Change"]]
+"""Status and path -> how many changes stand there, and the first of them."""
+
+
+def _folded_to(groups: _Groups, depth: int) -> _Groups:
+    """What lies deeper than a depth joins its directory at that depth; what was folded deeper has one below already."""
+    folded: _Groups = {}
+    for (status, path), (many, change) in groups.items():
         # A path at this depth or above stands for itself, and what lies below it joins it.
-        key = b"/".join(names[:depth]) if len(names) > depth else change.path
-        groups.setdefault((change.status, key), []).append(change)
-    for (status, directory), members in groups.items():
-        if len(members) == 1:
-            yield Line(str(status), members[0].path, members[0].old_path)
-        else:
-            yield Line(str(status), directory, None, len(members))
+        if path.count(b"/") >= depth:
+            path = b"/".join(path.split(b"/", depth)[:depth])
+        before = folded.get((status, path))
+        folded[status, path] = (many, change) if before is None else (before[0] + many, before[1])
+    return folded
 
 
 def summary(changes: Sequence["Change"], *, color: bool) -> list[str]:

@@ -5,6 +5,7 @@ Owns the table.  A place is marked when what is there came, changed or went.  Wh
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from goexfs.secondlook.texts import Reader
@@ -179,14 +180,21 @@ def _indexed() -> tuple[dict[bytes, list[tuple[bytes, Place]]], list[tuple[bytes
 _BY_NAME, _BELOW, _SUFFIXES = _indexed()
 
 
+@lru_cache(maxsize=256)
+def _below(directory: bytes) -> list[Place]:
+    """The places that a directory, given with slashes at both ends, is or lies in: asked for all that is in it."""
+    return [place for part, place in _BELOW if part in directory]
+
+
 def reasons(change: Change, reader: Reader) -> Iterator[tuple[str, str]]:
     """(kind, reason) for every place at which a change is; case is ignored, as some systems do."""
     if change.after is not None and change.after.is_dir and change.status is not Status.RENAMED:
         return
     for path in {change.path, change.old_path or change.path}:
         full = b"/" + path.lower() + (b"/" if change.after is not None and change.after.is_dir else b"")
-        candidates = [place for suffix, place in _BY_NAME.get(full.rpartition(b"/")[2], ()) if full.endswith(suffix)]
-        candidates += [place for part, place in _BELOW if part in full]
+        above, slash, name = full.rpartition(b"/")
+        candidates = [place for suffix, place in _BY_NAME.get(name, ()) if full.endswith(suffix)]
+        candidates += _below(above + slash)
         candidates += [place for suffix, place in _SUFFIXES if full.endswith(suffix)]
         for place in candidates:
             if place.kind == "git-hook" and full.endswith(b".sample"):

@@ -73,10 +73,12 @@ SECRETS = (
 """Forms that cannot well be anything else; passwords without a form of their own are not found."""
 
 _FORMS = [(secret, re.compile(secret.form)) for secret in SECRETS]
+_MARKS = [(mark, number) for number, secret in enumerate(SECRETS) for mark in secret.marks]
 _ANY_MARK = re.compile(b"|".join(sorted({re.escape(mark) for secret in SECRETS for mark in secret.marks})))
 _SHORT = 512
 """Bytes up to which one search for all marks at once is faster than one for each."""
 _REORDERS = re.compile(b"\xe2\x80[\xaa-\xae]|\xe2\x81[\xa6-\xa9]")
+_FIRST_OF_REORDERS = b"\xe2"
 _INVISIBLE = re.compile(b"\xe2\x80[\x8b-\x8f]|\xe2\x81[\xa0-\xa4]|\xf3\xa0[\x80-\x87][\x80-\xbf]|\xef\xbb\xbf")
 
 
@@ -133,7 +135,7 @@ def reasons(change: Change, reader: Reader) -> Iterator[tuple[str, str]]:
             yield "binary-over-text", "binary content in place of text"
         return
     found = _secrets_in(new)
-    reorders = _REORDERS.search(new) is not None
+    reorders = _FIRST_OF_REORDERS in new and _REORDERS.search(new) is not None
     if not found and not reorders:
         return
     old = reader.text(before)
@@ -150,7 +152,8 @@ def reasons(change: Change, reader: Reader) -> Iterator[tuple[str, str]]:
 def _secrets_in(new: bytes) -> list[str]:
     if len(new) <= _SHORT and _ANY_MARK.search(new) is None:
         return []
-    return [secret.what for secret, form in _FORMS if any(mark in new for mark in secret.marks) and form.search(new)]
+    there = {number for mark, number in _MARKS if mark in new}
+    return [_FORMS[number][0].what for number in sorted(there) if _FORMS[number][1].search(new)]
 
 
 def _hides(path: bytes) -> bool:
