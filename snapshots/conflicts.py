@@ -70,15 +70,18 @@ class Conflicts:
         """Whether a base inode is what it was when the run first changed it.
 
         A ctime that moved alone says that attributes or names changed, or nothing in the end (a merge that was taken
-        back).  Unless that was in order, what the run is going to set must be there already.
+        back).  Unless that was in order, what the run is going to set must be there already.  The same of another inode
+        with the same text and times: a merge was taken back across filesystems, or a backup restored.
         """
         assert entry.origin is not None
         then, now = entry.origin.identity, Identity.of(st)
         if now == then:
             return True
-        if now != replace(then, ctime_ns=now.ctime_ns):
+        if now != replace(then, ctime_ns=now.ctime_ns, ino=now.ino):
             return False
-        if self._since_ns is not None and st.st_ctime_ns <= self._since_ns:
+        if now.ino != then.ino and (entry.ancestor is None or entry.ancestor.identity != then):
+            return False
+        if now.ino == then.ino and self._since_ns is not None and st.st_ctime_ns <= self._since_ns:
             return True
         if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
             return False

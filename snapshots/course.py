@@ -9,8 +9,10 @@ tree the new one, *backward* of the new tree the old one.  What is not in the ba
 
 import os
 import stat
+from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 
 from snapshots.basepaths import join, split
 from snapshots.plan import Aside, Plan, Put, Replace
@@ -53,6 +55,19 @@ class Trail(msgspec.Struct, frozen=True):
     """of the directories in which names change, as they were before the first merge, by base path"""
     root: Seen
     root_times: Times
+
+    def renumbered(self, number_now: Callable[[tuple[int, int]], tuple[int, int]]) -> "Trail":
+        """The same when nodes were copied, and have other numbers (device, inode)."""
+
+        def now(seen: Seen) -> Seen:
+            dev, ino = number_now((seen.dev, seen.ino))
+            return replace(seen, dev=dev, ino=ino)
+
+        return replace(
+            self,
+            nodes={number: now(seen) for number, seen in self.nodes.items()},
+            below={number: {path: now(seen) for path, seen in each.items()} for number, each in self.below.items()},
+        )
 
 
 class Course(msgspec.Struct, frozen=True):

@@ -21,7 +21,8 @@ _NOT_SUPPORTED = (errno.ENOSYS, errno.EINVAL)
 
 
 @cache
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """The C library, for calls that Python lacks."""
     return ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,7 +53,7 @@ def exchange(a_fd: int, a_name: bytes, b_fd: int, b_name: bytes) -> None:
 def _renameat2(from_fd: int, from_name: bytes, to_fd: int, to_name: bytes, flags: int) -> bool:
     """Whether kernel and filesystem know the flag; OSError when they do and it failed."""
     try:
-        call = _libc().renameat2
+        call = libc().renameat2
     except AttributeError:
         return False
     if call(from_fd, ctypes.c_char_p(from_name), to_fd, ctypes.c_char_p(to_name), ctypes.c_uint(flags)) == 0:
@@ -262,6 +263,6 @@ def sync_dir(dir_fd: int) -> None:
 def sync(dir_fd: int) -> None:
     """Make everything on the directory's filesystem survive a power cut."""
     step("base sync", f"fd {dir_fd}")
-    if _libc().syncfs(dir_fd) != 0:
+    if libc().syncfs(dir_fd) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

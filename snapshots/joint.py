@@ -26,7 +26,7 @@ from snapshots.base import BaseTree
 from snapshots.errors import StoreDamaged
 from snapshots.handover import forget_given
 from snapshots.mergelog import MergeLog, Pending
-from snapshots.mergesteps import drop_merged, end_merged, write_record
+from snapshots.mergesteps import drop_merged, end_merged, remember_run, write_record
 from snapshots.store import Store
 from snapshots.undisturbed import undisturbed
 
@@ -85,6 +85,9 @@ def go_through(
             for at in members:
                 log.unwrite(at.pending.number)
                 write_record(log, at.pending, at.application)
+            for at in members:
+                others = set(decided.merged) - {each.pending.run_id for each in members} if at is members[0] else ()
+                remember_run(store, log, at.pending, at.application, others=sorted(others))
             drop_merged(store, {
                 each.pending.run_id: (each.base, each.pending.rest)
                 for each in members if each.pending.run_id is not None and each.pending.rest

@@ -19,12 +19,13 @@ from snapshots.diff import diff
 from snapshots.entries import Checkpoint, UpperState
 from snapshots.errors import Conflict, GoexfsError, MergeError, NothingChosen, RunState, StoreError
 from snapshots.joint import Member, carry_out
-from snapshots.merge import IN_ORDER, How, MergeResult, Planned, Progress, announced, locked, plan_of, result_of
+from snapshots.merge import How, MergeResult, Planned, Progress, announced, locked, plan_of, result_of
 from snapshots.mergelog import MergeLog
 from snapshots.mergerecovery import recover_merges
 from snapshots.mergesteps import alone_in, drop_merged, end_merged
 from snapshots.names import readable
 from snapshots.plan import PathConflict
+from snapshots.returning import IN_ORDER
 from snapshots.runs import Run
 from snapshots.store import Store
 from snapshots.tree import UpperTree

@@ -32,6 +32,7 @@ from snapshots.partial import Substitute, cut
 from snapshots.plan import ConflictKind, PathConflict, Plan
 from snapshots.planner import plan_merge
 from snapshots.reads import check_reads as look_at_reads
+from snapshots.returning import IN_ORDER
 from snapshots.runs import Run
 from snapshots.settle import Resolve, Settled, settle
 from snapshots.staging import staging_name
@@ -39,10 +40,6 @@ from snapshots.store import Store
 from snapshots.tree import UpperTree
 
 __all__ = ["ConflictKind", "MergeResult", "PathConflict", "Plan", "merge", "plan_merge"]
-
-
-IN_ORDER = "base_in_order_ns"
-"""Option of a run: when the base was last known to be as the run saw it, later than its beginning."""
 
 
 class MergeResult(msgspec.Struct, frozen=True):
@@ -75,6 +72,8 @@ class Planned(NamedTuple):
     """what is merged"""
     independent: tuple[Entry, ...]
     """entries of the run as they have to be before the base is touched"""
+    upper: UpperState | None
+    """what the run has, if that is known"""
     now_ns: int
     """modification time of the files that are made of chosen hunks, and of merged texts"""
     settled: tuple[Settled, ...]
@@ -140,7 +139,7 @@ def merge(
             record_merged(store, run.id, base, rest)
             return result_of(run, planned)
         try:
-            number, leftover = _carry_out(store, run, base, plan, rest, progress)
+            number, leftover = _carry_out(store, run, base, planned, progress)
         except (MergeError, StoreError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
             store.runs.update(run.id, options={**run.options, IN_ORDER: time.time_ns()})
@@ -167,12 +166,12 @@ def _through(gate: Gate, planned: Planned, again: Callable[[], Planned]) -> Plan
 
 
 def _carry_out(
-    store: Store, run: Run, base: BaseTree, plan: Plan, rest: bytes, progress: Progress | None
+    store: Store, run: Run, base: BaseTree, planned: Planned, progress: Progress | None
 ) -> tuple[int, bytes | None]:
     log = MergeLog(store)
-    with announced(store, log, run, base, plan, rest) as (pending, application):
+    with announced(store, log, run, base, planned.plan, planned.rest) as (pending, application):
         application.progress = progress
-        leftover = go_through(store, log, pending, application)
+        leftover = go_through(store, log, pending, application, upper=planned.upper)
     return pending.number, leftover
 
 
@@ -204,6 +203,7 @@ def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -
     check_is_base_of(base, run)
     choose, hunks, screen = how.choose, how.hunks, how.screen
     state, rest = store.upper(run.id).load(), b""
+    whole = state
     completed: tuple[bytes, ...] = ()
     independent: tuple[Entry, ...] = ()
     now_ns = now_ns or time.time_ns()
@@ -231,12 +231,13 @@ def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -
         state, base, store.objects, since_ns=in_order_ns(store, run), resolve=how.resolve,
         label=os.fsencode(run.label), now_ns=now_ns,
     )  # fmt: skip
+    upper = None if independent else whole
     conflicts = outcome.plan.conflicts
     if how.check_reads:
         conflicts = (*conflicts, *look_at_reads(store, run.id, state, BasePaths(base), how.resolve))
     if conflicts:
         raise refusal(run, conflicts)
-    return Planned(outcome.plan, rest, completed, outcome.state, independent, now_ns, outcome.settled)
+    return Planned(outcome.plan, rest, completed, outcome.state, independent, upper, now_ns, outcome.settled)
 
 
 def check_is_base_of(base: BaseTree, run: Run) -> None:

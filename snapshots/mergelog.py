@@ -1,9 +1,10 @@
 """The log of merges: what was merged and undone, what is needed to take it back, and what is under way.
 
 Owns ``merges/`` in the store: ``N/record`` (a summary), ``N/course`` (plan and trail), ``N/kept/`` (the slots: what the
-merge replaced or removed) and ``pending-N`` (a merge that is under way, locked by the process that does it).  Knows
-nothing of how a plan is carried out, nor of several that are one (``snapshots.joint``).  Belongs to the thread of its
-store.
+merge replaced or removed), ``N/run`` (see ``returning``), ``N/nodes`` and ``N/moved`` (which nodes the pre-images were
+copied from, and became, where the log is on another filesystem than the base) and ``pending-N`` (a merge that is under
+way, locked by the process that does it).  Knows nothing of how a plan is carried out, nor of several that are one
+(``snapshots.joint``).  Belongs to the thread of its store.
 
 Kept are the last ``KEEP_RECORDS`` records, and the pre-images of the latest merges up to ``KEEP_BYTES``: the oldest go
 first, and the very latest never goes.
@@ -14,10 +15,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from snapshots import durable
+from snapshots.copies import Nodes, Number
 from snapshots.course import Times, Trail
 from snapshots.errors import MergeError, StoreDamaged
 from snapshots.plan import Plan
@@ -27,7 +30,11 @@ from snapshots.store import Store
 KEEP_RECORDS = 200
 KEEP_BYTES = 2 << 30
 KEPT = b"kept"
+RETURNING = "run"
 _PENDING = "pending-"
+_NODES = "nodes"
+_MOVED = "moved"
+T = TypeVar("T")
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -81,6 +88,20 @@ class MergeRecord(msgspec.Struct, frozen=True):
 class _Course(msgspec.Struct, frozen=True):
     plan: Plan
     trail: Trail
+
+
+def _number_now(node: Number, moves: list[tuple[int, int, dict[Number, Number]]]) -> Number:
+    """What became of a number in these undos: number of the undo, of what it took back, and which nodes it moved.
+
+    Numbers are used again.  Those in an undo are as of the merge that it took back: when the node had another one then,
+    it is not the one that was away.
+    """
+    had = [(0, node)]
+    for at, since, moved in moves:
+        then = next(each for began, each in reversed(had) if began < since)
+        if then in moved and then == had[-1][1]:
+            had.append((at, moved[then]))
+    return had[-1][1]
 
 
 class MergeLog:
@@ -232,7 +253,38 @@ class MergeLog:
                 course = msgspec.msgpack.decode(file.read(), type=_Course)
         except (OSError, msgspec.MsgspecError) as e:
             raise StoreDamaged(f"the record of merge {number} is damaged ({e}); it cannot be undone") from e
-        return course.plan, course.trail
+        return course.plan, self._as_of_now(number, course.trail)
+
+    def _as_of_now(self, number: int, trail: Trail) -> Trail:
+        """A trail with the numbers that nodes have since later undos copied them."""
+        moves: list[tuple[int, int, dict[Number, Number]]] = []
+        for later in sorted(each for each in self._numbers() if each > number):
+            moved = self._read(later, _MOVED, dict[Number, Number])
+            record = self._record(later) if moved else None
+            if moved and record is not None and record.undoes is not None and number < record.undoes:
+                moves.append((later, record.undoes, moved))
+        return trail.renumbered(lambda node: _number_now(node, moves)) if moves else trail
+
+    def note_nodes(self, number: int, nodes: Nodes) -> None:
+        """What the pre-images of a merge are copies of."""
+        durable.write_file(self.directory(number) / _NODES, msgspec.msgpack.encode(nodes))
+
+    def nodes(self, number: int) -> Nodes:
+        """What was noted of them; empty when they are no copies."""
+        return self._read(number, _NODES, Nodes) or {}
+
+    def note_moved(self, number: int, moved: dict[Number, Number]) -> None:
+        """Which nodes of the base became others when an undo copied them back."""
+        durable.write_file(self.directory(number) / _MOVED, msgspec.msgpack.encode(moved))
+
+    def _read(self, number: int, name: str, kind: type[T]) -> T | None:
+        path = self.directory(number) / name
+        try:
+            return msgspec.msgpack.decode(path.read_bytes(), type=kind)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.MsgspecError) as e:
+            raise StoreDamaged(f"{path} is damaged ({e}); merge {number} cannot be undone") from e
 
     def is_kept(self, number: int) -> bool:
         """Whether there is what an undo needs."""
@@ -277,6 +329,7 @@ class MergeLog:
                 if place and (total > keep_bytes or place >= keep_records):
                     for record in kept:
                         self._remove(os.fsencode(self.directory(record.number)), KEPT)
+                        durable.unlink(self.directory(record.number) / RETURNING)
                         dropped.append(record.number)
                 if place >= keep_records:
                     for record in group:

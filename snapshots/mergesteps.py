@@ -15,6 +15,7 @@ import msgspec
 from snapshots.apply import Application
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, split
+from snapshots.entries import UpperState
 from snapshots.errors import MergeError, RunUnknown
 from snapshots.handover import forget_given
 from snapshots.mergelog import MergeLog, MergeRecord, Pending
@@ -22,6 +23,7 @@ from snapshots.names import readable
 from snapshots.partial import Rest, settle
 from snapshots.plan import Link, Plan, SetAttrs, Unlock
 from snapshots.preimages import Keeping, TakenBack, size_of
+from snapshots.returning import Leaving, keep, turn
 from snapshots.store import Store
 
 
@@ -33,13 +35,18 @@ def home_of(base: BaseTree, log: MergeLog, pending: Pending, plan: Plan | None =
 
 
 def go_through(
-    store: Store, log: MergeLog, pending: Pending, application: Application, *, resume: bool = False
-) -> bytes | None:
-    """Carry a merge out (or what is left of it), record it, and close its entry in the log; see ``carry_out``."""
+    store: Store, log: MergeLog, pending: Pending, application: Application, *, resume: bool = False,
+    upper: UpperState | None = None,
+) -> bytes | None:  # fmt: skip
+    """Carry a merge out (or what is left of it), record it, and close its entry in the log; see ``carry_out``.
+
+    ``upper`` is all that the run has, if that has been read.
+    """
 
     def record(done: Application) -> None:
         try:
             write_record(log, pending, done)
+            remember_run(store, log, pending, done, upper=upper)
             if pending.run_id is not None:
                 record_merged(store, pending.run_id, done.base, pending.rest)
                 forget_given(store, done.plan)
@@ -70,6 +77,17 @@ def write_record(log: MergeLog, pending: Pending, done: Application) -> None:
         pending.undoes, done.backward, count, size_of(done.staging), trail.root_times, pending.joint,
     )  # fmt: skip
     log.write(record, done.plan, trail)
+
+
+def remember_run(
+    store: Store, log: MergeLog, pending: Pending, done: Application, *, upper: UpperState | None = None,
+    others: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """See ``returning``: note what is about to be taken out of the run, or give it back; ``others`` end with it."""
+    if pending.undoes is not None:
+        turn(store, log, pending.number, pending.undoes, done)
+    elif pending.run_id is not None:
+        keep(store, log, pending.number, done.plan, Leaving(pending.run_id, pending.rest, tuple(others)), upper)
 
 
 def record_merged(store: Store, run_id: str, base: BaseTree, rest: bytes = b"") -> None:

@@ -1,7 +1,8 @@
 """What a merge replaced or removed: moved out of the base into the log of merges, and back for an undo.
 
 Owns where the slots are between a merge and its undo.  Within one filesystem a directory is renamed, whatever its size;
-between two it is copied, and hard links to what stayed in the base are then lost.  Belongs to the thread of its store.
+between two it is copied, and linked
+again to what stayed in the base.  Belongs to the thread of its store.
 Every step can be done again from its start: the directory is in one place, or complete in both.
 """
 
@@ -11,7 +12,7 @@ import stat
 
 from snapshots import disk
 from snapshots.base import BaseTree
-from snapshots.copies import copy_tree
+from snapshots.copies import copy_back, copy_tree
 from snapshots.mergelog import KEPT, MergeLog
 from snapshots.plan import Plan
 from snapshots.slots import Fresh
@@ -35,11 +36,25 @@ class Keeping(Fresh):
         into = self._log.open(self._number)
         try:
             if not disk.exists(into, KEPT):
-                _move(self._base, staging, into)
+                self._move(staging, into)
         finally:
             os.close(into)
         if staging.made:
             staging.remove()
+
+    def _move(self, staging: Staging, into: int) -> None:
+        root = self._base.fd(self._base.root)
+        try:
+            disk.rename(root, staging.name, into, KEPT)
+        except OSError as e:
+            if e.errno != errno.EXDEV:
+                raise
+            remove_tree(into, _PART)
+            self._log.note_nodes(self._number, copy_tree(root, staging.name, into, _PART))
+            disk.sync(into)
+            disk.rename(into, _PART, into, KEPT)
+            return
+        staging.left()
 
 
 class TakenBack(Keeping):
@@ -60,7 +75,8 @@ class TakenBack(Keeping):
                 if e.errno != errno.EXDEV:
                     raise
                 staging.made = True  # whatever comes of it
-                copy_tree(source, KEPT, root, staging.name)
+                nodes = self._log.nodes(self._undoes)
+                self._log.note_moved(self._number, copy_back(source, KEPT, root, staging.name, nodes, root))
         finally:
             os.close(source)
         staging.reopen()
@@ -89,21 +105,6 @@ class TakenBack(Keeping):
             remove_tree(source, KEPT)
         finally:
             os.close(source)
-
-
-def _move(base: BaseTree, staging: Staging, into: int) -> None:
-    root = base.fd(base.root)
-    try:
-        disk.rename(root, staging.name, into, KEPT)
-    except OSError as e:
-        if e.errno != errno.EXDEV:
-            raise
-        remove_tree(into, _PART)
-        copy_tree(root, staging.name, into, _PART)
-        disk.sync(into)
-        disk.rename(into, _PART, into, KEPT)
-        return
-    staging.left()
 
 
 def size_of(staging: Staging) -> int:

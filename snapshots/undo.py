@@ -22,6 +22,7 @@ from snapshots.mergerecovery import recover_merges
 from snapshots.mergesteps import alone_in, go_through, home_of
 from snapshots.names import readable
 from snapshots.plan import PathConflict, Plan
+from snapshots.returning import Returning, kept
 from snapshots.store import Store
 from snapshots.trails import Trails
 
@@ -37,6 +38,18 @@ class UndoResult(msgspec.Struct, frozen=True):
     """see ``MergeResult``"""
     bases: tuple[bytes, ...] = ()
     """all in which something was taken back"""
+    returning: Returning | None = None
+    """what the run has again, or after the undo of an undo has not any more; None for a dry run, and of old merges"""
+
+    @property
+    def gave(self) -> bool:
+        """Whether the run has changes again."""
+        return self.returning is not None and not self.undone.backward and not self.returning.why_not
+
+    @property
+    def gave_all(self) -> bool:
+        """Whether it was all of the run that was merged, and is back."""
+        return self.gave and self.returning is not None and not self.returning.rest
 
 
 def undo(store: Store, number: int, *, dry_run: bool = False) -> UndoResult:
@@ -86,7 +99,9 @@ def undo(store: Store, number: int, *, dry_run: bool = False) -> UndoResult:
             leftover = next(filter(None, carry_out(store, log, members)), None)
         else:
             leftover = go_through(store, log, pending, application)
-    return UndoResult(group[0], pending.number, leftover, tuple(record.base for record in group))
+    given = [found for each in members if (found := kept(log, each.pending.number)) is not None]
+    told = next((found for found in given if found.why_not), given[0] if given else None)
+    return UndoResult(group[0], pending.number, leftover, tuple(record.base for record in group), told)
 
 
 def _opened(stack: ExitStack, log: MergeLog, record: MergeRecord) -> tuple[BaseTree, Plan, Trail]:

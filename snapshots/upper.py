@@ -40,6 +40,10 @@ _WRAP = 1 << 64
 _OWN = int(Changed.ATTRS | Changed.DATA | Changed.XATTRS)
 
 
+GONE = 2
+"""``runs.over`` of a run that was given up and of which nothing is left."""
+
+
 class Usage(NamedTuple):
     """What one run holds, cheaply counted."""
 
@@ -245,6 +249,14 @@ class Upper:
             self._drop_log(key)
             self._let_go_of_parents(key)
 
+    def revive(self) -> bool:
+        """Take an upper that was given up for an empty one again; False while rows of what it was are left."""
+        with self._db.transaction():
+            if self._run().over != GONE:
+                return False
+            self._db.run("UPDATE runs SET over = 0, horizon = journal WHERE id = ?", (self.run_id,))
+        return True
+
     def _drop_log(self, key: int) -> None:
         """Forget what a run that is over did, unless forks go on from there."""
         self._db.run(
@@ -285,7 +297,7 @@ class Upper:
             freed = [row[0] for row in self._db.all(f"SELECT object FROM uses WHERE {stray}", (run.key,))]
             self._db.run(f"DELETE FROM uses WHERE {stray}", (run.key,))
             collected = self._objects.free(freed)
-            self._db.run("UPDATE runs SET over = 2 WHERE key = ? AND over", (run.key,))
+            self._db.run("UPDATE runs SET over = ? WHERE key = ? AND over", (GONE, run.key))
         yield collected
 
     def usage(self) -> Usage:

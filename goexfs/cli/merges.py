@@ -14,7 +14,9 @@ from goexfs.cli.output import age, count, home, note, print_json, print_table, s
 from goexfs.cli.params import json_option
 
 if TYPE_CHECKING:
+    from goexfs.session import RunStore
     from snapshots.mergelog import MergeLog, MergeRecord
+    from snapshots.undo import UndoResult
 
 
 @click.command("merges", short_help="List what was merged, and what can be undone.")
@@ -74,7 +76,10 @@ def undo_command(
                 print_json({"merge": wanted, "undone": False, "undo": None, "conflicts": _conflicts(error.conflicts)})
             raise
         if as_json:
-            print_json({"merge": wanted, "undone": not dry_run, "undo": result.number, "conflicts": []})
+            print_json({
+                "merge": wanted, "undone": not dry_run, "undo": result.number, "conflicts": [],
+                "run": _given_back(store, result),
+            })  # fmt: skip
         elif dry_run:
             click.echo(f"merge {wanted} ({_what(result.undone)}) can be undone in {home(result.undone.base)}")
         else:
@@ -84,14 +89,43 @@ def undo_command(
             )
             if result.leftover is not None:
                 note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
+            _say_given_back(_given_back(store, result))
         run_id = result.undone.run_id
         if run_id is not None and not dry_run and compensate != "skip":
             try:
                 run = store.run(run_id)
             except RunUnknown:  # so old that its record has gone, which it would not have with anything open
                 return
-            if run.state == "merged":  # while a part of it is still in the run, what it did stands
+            if run.state == "merged" or result.gave_all:  # while a part of it is still in the run, what it did stands
                 run.effects.take_back(outside=compensate == "outside", tell=None if as_json else tell_undo)
+
+
+def _given_back(store: "RunStore", result: "UndoResult") -> dict[str, Any] | None:
+    """What became of the run; None when nothing is known of it."""
+    from snapshots.errors import RunUnknown
+
+    if (returning := result.returning) is None:
+        return None
+    try:
+        run = store.run(returning.run_id)
+    except RunUnknown:
+        return None
+    return {
+        "id": run.id, "name": run.record.name, "state": run.state, "has_changes": result.gave,
+        "why_not": returning.why_not,
+    }  # fmt: skip
+
+
+def _say_given_back(run: dict[str, Any] | None) -> None:
+    if run is None:
+        return
+    label = run["name"] or run["id"]
+    if run["why_not"]:
+        note(f"run {label} {run['why_not']}")
+    elif run["has_changes"]:
+        note(f"run {label} has the changes again: goexfs diff {label}")
+    elif run["state"] == "kept":
+        note(f"the rest stays in {label}")
 
 
 def _what(record: "MergeRecord") -> str:

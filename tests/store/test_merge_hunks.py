@@ -101,15 +101,16 @@ def test_a_hunk(work, store):
     w.assert_merged()
 
 
-def test_a_hunk_can_be_undone_and_the_run_is_as_it_was_left(work, store):
+def test_a_hunk_can_be_undone_and_the_run_has_it_again(work, store):
     w = work(lambda there: write(there / "text", edited(OLD, 3, 20)), lambda base: write(base / "text", OLD))
     first, _ = dict(offered(w)[0])[b"text"]
     number = merge(store, w.run, hunks={b"text": Chosen(frozenset({first}))}).number
     undo(store, number)
     assert (w.base / "text").read_text() == OLD
     assert view(w)[b"text"][5].decode() == edited(OLD, 3, 20)
-    merge(store, w.run)  # three-way: the base has lost the first hunk since
-    assert (w.base / "text").read_text() == edited(OLD, 20)
+    assert dict(offered(w)[0])[b"text"][0] == first
+    assert merge(store, w.run).settled == ()
+    assert (w.base / "text").read_text() == edited(OLD, 3, 20)
 
 
 def test_edited_content(work, store):
