@@ -10,11 +10,12 @@ import resource
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.lifecycle import Figure
+from bench.document import Figure
+from bench.trees import Trees
 from goexfs.fuse import rewinding
 from goexfs.fuse.recording import Recording
 from goexfs.overlay import Dir, Overlay, store_batch
@@ -26,7 +27,7 @@ from snapshots.rewind import Aim, rewind
 from snapshots.store import Store
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
-SMALL_BASE, LARGE_BASE = 10, 50_000
+SMALL_BASE = 10
 FEW = 10
 """changes that a snapshot finds unsealed, and that a rewind takes back"""
 CONTENT = b"a line of some text that a program writes\n" * 4
@@ -97,33 +98,34 @@ class Scene:
 class HistoryBench:
     """Measures with stores of its own in ``place``."""
 
-    def __init__(self, place: Path, repeat: int, scale: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, place: Path, trees: Trees, repeat: int, say: Callable[[str], None], sizes: Sequence[int] = SIZES
+    ) -> None:
         self._place = place / "history"
         self._place.mkdir()
+        self._trees = trees
         self._repeat = repeat
-        self._sizes = [size for size in SIZES if size * scale <= SIZES[-1]]
-        self._large = max(LARGE_BASE // scale, 1)
+        self._sizes = [size for size in sizes if size * trees.scale <= sizes[-1]]
         self._say = say
 
     def figures(self) -> Iterator[Figure]:
         """All of them, as they are measured."""
-        small, large = self._base(SMALL_BASE), self._base(self._large)
+        small, large = self._small(), self._trees.get("fifty_thousand")
+        bases = ((small, SMALL_BASE), (large, 50_000 // self._trees.scale))
         yield from self._journal(small)
         for size in self._sizes:
+            self._say(f"history of {size:,} changes")
             yield from self._by_changes(small, size, f"{size:,} changes")
-        for base, files in ((small, SMALL_BASE), (large, self._large)):
+        for base, files in bases:
             yield from self._by_changes(base, min(1000, self._sizes[-1]), f"base of {files:,} files")
-        for base, files in ((small, SMALL_BASE), (large, self._large)):
+        for base, files in bases:
             yield from self._mounted(base, f"mounted, base of {files:,} files")
 
-    def _base(self, files: int) -> Path:
-        base = self._place / f"base{files}"
-        for number in range(files):
-            directory = base / f"d{number // PER_DIRECTORY}"
-            if number % PER_DIRECTORY == 0:
-                directory.mkdir(parents=True)
-            (directory / f"f{number}").write_bytes(b"x")
-        self._say(f"made a base of {files} files")
+    def _small(self) -> Path:
+        base = self._place / "small"
+        base.mkdir()
+        for number in range(SMALL_BASE):
+            (base / f"f{number}").write_bytes(b"x")
         return base
 
     def _journal(self, base: Path) -> Iterator[Figure]:
@@ -141,9 +143,9 @@ class HistoryBench:
                     scene.close()
         records = 2 * count
         cost = statistics.median(times[True]) - statistics.median(times[False])
-        yield Figure("journal: processor per operation", cost / records * 1e6, "us")
-        yield Figure("journal: bytes per operation, with contents", length / records, "B")
-        yield Figure("journal: contents in that", len(CONTENT) * count / records, "B")
+        yield Figure("journal: processor per operation", "us", [cost / records * 1e6])
+        yield Figure("journal: bytes per operation, with contents", "B", [length / records])
+        yield Figure("journal: contents in that", "B", [len(CONTENT) * count / records])
 
     def _by_changes(self, base: Path, size: int, about: str) -> Iterator[Figure]:
         measured: dict[str, list[float]] = {}
@@ -160,7 +162,7 @@ class HistoryBench:
             with self._store() as store, BaseTree(os.fsencode(base)) as tree:
                 self._verbs(Scene.new(store, tree), size, note)
         for name, times in measured.items():
-            yield Figure(f"{about}: {name}", statistics.median(times), "ms")
+            yield Figure(f"{about}: {name}", "ms", times)
 
     def _verbs(self, scene: Scene, size: int, note: Callable[[str, Callable[[], object]], None]) -> None:
         scene.change(size, b"a")
@@ -194,7 +196,7 @@ class HistoryBench:
             for fork_ in store.runs():
                 fork_.discard(forget=True)
         for name, measured in times.items():
-            yield Figure(f"{about}: {name}", statistics.median(measured), "ms")
+            yield Figure(f"{about}: {name}", "ms", measured)
 
     def _store(self) -> Store:
         path = self._place / "store"

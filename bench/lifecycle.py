@@ -1,130 +1,152 @@
-"""What a run costs from its beginning to its end: times from shell to shell, memory and disk of many runs at once.
+"""What a run costs from its beginning to its end, from shell to shell.
 
-Owns these measurements, which have no peer to compare with.  Everything is done through the ``goexfs`` command.
+Owns these measurements.  Everything is done through the ``goexfs`` command, in the sandbox where there is one, with the
+built-in policy, in a store of its own.  The only peer is ``cp`` for what a merge copies.
 """
 
-import os
 import shutil
-import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.crowd import crowd
+from bench.document import Figure
+from bench.history import SIZES, HistoryBench
+from bench.subjects import clean_environment, goexfs_command
 from bench.trees import Trees
+
+PATIENCE = 600
+"""seconds for one command"""
+FEW, MANY = 10, 1000
+"""changes of a small and of a large run"""
+HUGE_PAIRS = 3
+"""repetitions of the merge of 3 GiB"""
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One measured value."""
+class Part:
+    """Some figures that are measured together."""
 
     name: str
-    value: float
-    unit: str
+    figures: Callable[[], Iterator[Figure]]
 
 
 class Lifecycle:
-    """Measures with a store of its own in ``place``."""
+    """Measures with stores of its own in ``place``."""
 
-    def __init__(self, place: Path, trees: Trees, repeat: int) -> None:
+    def __init__(self, place: Path, trees: Trees, repeat: int, say: Callable[[str], None]) -> None:
         self._place = place / "lifecycle"
         self._place.mkdir()
         self._trees = trees
         self._repeat = repeat
-        self._environ = {**os.environ, "GOEXFS_HOME": str(self._place / "store")}
+        self._say = say
+        self._environ = clean_environment() | {"GOEXFS_HOME": str(self._place / "store")}
+        self.parts: Sequence[Part] = (
+            Part("start", self._start),
+            Part("verbs", self._verbs),
+            Part("diff", self._diff),
+            Part("merge", self._merge),
+            Part("huge merge", self._huge_merge),
+            Part("history", self._history),
+            Part("ten at once", lambda: self._at_once(10)),
+            Part("a hundred at once", lambda: self._at_once(100)),
+        )
 
-    def figures(self) -> Iterator[Figure]:
-        """All of them, as they are measured."""
-        base = self._trees.get("project")
-        yield from self._whole_runs(base)
-        yield from self._verbs(base)
-        yield from self._large_base(100_000)
-        yield from self._at_once(base, 10)
-        yield from self._at_once(base, 100)
-
-    def _goexfs(self, *words: str | Path, cwd: Path | None = None) -> float:
+    def _run(self, *argv: str | Path, cwd: Path | None = None) -> float:
+        """The milliseconds that a command takes; RuntimeError when it fails."""
         started = time.perf_counter()
-        argv = [sys.executable, "-m", "goexfs", *map(str, words)]
-        subprocess.run(argv, check=True, env=self._environ, cwd=cwd, capture_output=True, stdin=subprocess.DEVNULL)
-        return (time.perf_counter() - started) * 1000
+        done = subprocess.run(
+            list(map(str, argv)), env=self._environ, cwd=cwd, capture_output=True, stdin=subprocess.DEVNULL,
+            timeout=PATIENCE, check=False,
+        )  # fmt: skip
+        taken = (time.perf_counter() - started) * 1000
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(map(str, argv))}: {done.stderr.decode(errors='replace').strip()[-300:]}")
+        return taken
 
-    def _median(self, name: str, measured: Callable[[], float]) -> Figure:
-        return Figure(name, statistics.median(measured() for _ in range(self._repeat)), "ms")
+    def _goexfs(self, *words: str | Path) -> float:
+        return self._run(*goexfs_command(), *words)
 
-    def _whole_runs(self, base: Path) -> Iterator[Figure]:
-        nothing = ("run", "--base", base, "--discard", "--", "true")
-        self._goexfs(*nothing)  # makes the store
-        yield self._median("goexfs --version", lambda: self._goexfs("--version"))
-        yield self._median("run --discard -- true", lambda: self._goexfs(*nothing))
+    def _repeated(self, name: str, measured: Callable[[], float]) -> Figure:
+        return Figure(name, "ms", [measured() for _ in range(self._repeat)])
 
-    def _verbs(self, base: Path) -> Iterator[Figure]:
-        ten = 'for n in $(seq 10); do echo changed >> "$(ls *.py | sed -n ${n}p)"; done'
-        thousand = "mkdir new && for n in $(seq 1000); do echo $n > new/$n; done"
-        for changes, script in ((10, ten), (1000, thousand)):
-            copy = self._place / "base"
+    def _start(self) -> Iterator[Figure]:
+        base = self._trees.get("project")
+        nothing = ("run", "--base", base, "--discard")
+        self._goexfs(*nothing, "--", "true")  # makes the store
+        yield self._repeated("goexfs --version", lambda: self._goexfs("--version"))
+        yield self._repeated("run --discard -- true", lambda: self._goexfs(*nothing, "--", "true"))
+        yield self._repeated(
+            "run --discard --no-sandbox -- true", lambda: self._goexfs(*nothing, "--no-sandbox", "--", "true")
+        )
+
+    def _verbs(self) -> Iterator[Figure]:
+        source = self._trees.get("project") / "lib"
+        for count, script in (
+            (FEW, f'for n in $(seq {FEW}); do echo changed >> "$(ls *.py | sed -n ${{n}}p)"; done'),
+            (MANY, f"mkdir new && for n in $(seq {MANY}); do echo $n > new/$n; done"),
+        ):
+            base = self._place / "base"
             times: dict[str, list[float]] = {}
             for _ in range(self._repeat):
-                shutil.copytree(base / "lib", copy, symlinks=True)
-                run = ("run", "--base", copy, "--name", "bench", "--keep", "--", "sh", "-c")
+                shutil.copytree(source, base, symlinks=True)
+                run = ("run", "--base", base, "--name", "bench", "--keep", "--", "sh", "-c")
                 self._goexfs(*run, script)
                 times.setdefault("diff", []).append(self._goexfs("diff", "bench", "--name-status"))
                 times.setdefault("merge", []).append(self._goexfs("merge", "bench"))
                 self._goexfs(*run, script.replace("new", "newer"))
                 times.setdefault("discard", []).append(self._goexfs("discard", "bench"))
-                shutil.rmtree(copy)
-            for verb, measured in times.items():
-                yield Figure(f"{verb} of {changes} changes", statistics.median(measured), "ms")
+                shutil.rmtree(base)
+            for verb, samples in times.items():
+                yield Figure(f"{verb} of {count:,} changes", "ms", samples)
 
-    def _large_base(self, files: int) -> Iterator[Figure]:
+    def _diff(self) -> Iterator[Figure]:
         """A diff must cost what the run changed, not what the base holds."""
-        base = self._place / "large"
-        for number in range(files):
-            if number % 100 == 0:
-                (base / f"d{number // 100}").mkdir(parents=True)
-            (base / f"d{number // 100}" / f"f{number % 100}").write_text(f"content of {number}\n")
+        base = self._trees.get("hundred_thousand")
+        files = f"{100_000 // self._trees.scale:,} files"
         script = "for n in 1 2 3 4 5; do echo changed >> d$n/f1; echo new > d$n/new; done"
         self._goexfs("run", "--base", base, "--name", "large", "--keep", "--", "sh", "-c", script)
         for form in ("--patch", "--rich"):
-            name = f"diff {form} of 10 changes over {files:,} files"
-            yield self._median(name, lambda form=form: self._goexfs("diff", "large", form))  # type: ignore[misc]
+            yield self._repeated(
+                f"diff {form} of 10 changes over {files}",
+                lambda form=form: self._goexfs("diff", "large", form),  # type: ignore[misc]
+            )
         self._goexfs("discard", "large")
-        shutil.rmtree(base)
+        self._trees.drop("hundred_thousand")
 
-    def _at_once(self, base: Path, count: int) -> Iterator[Figure]:
-        held = _bytes_below(self._place)
-        points = [self._place / f"mnt{number}" for number in range(count)]
-        started = time.perf_counter()
-        for number, point in enumerate(points):
-            point.mkdir()
-            self._goexfs("mount", base, point, "--name", f"at-once-{number}")
-        try:
-            yield Figure(f"mount, one of {count} at once", (time.perf_counter() - started) * 1000 / count, "ms")
-            for point in points:
-                subprocess.run(["find", point, "-size", "+1k"], check=True, stdout=subprocess.DEVNULL)
-                (point / "written").write_bytes(b"x" * 10_000)
-            yield Figure(f"memory of one of {count} servers", _proportional_memory() / count / 1024, "MiB")
-        finally:
-            for point in points:
-                self._goexfs("umount", point)
-                point.rmdir()
-        yield Figure(f"disk of one of {count} runs", (_bytes_below(self._place) - held) / count / 1024, "KiB")
-        self._goexfs("discard", *[f"at-once-{number}" for number in range(count)])
+    def _merge(self) -> Iterator[Figure]:
+        """Of 10,000 new files, with the same done by ``cp -r`` after it."""
+        base = self._trees.get("fifty_thousand")
+        directories = max(100 // self._trees.scale, 1)
+        script = "mkdir new && cp -r " + " ".join(f"d{number}" for number in range(directories)) + " new/"
+        yield from self._beside_cp(base, f"{directories * 100:,} files", script, base / "new", self._repeat)
 
+    def _huge_merge(self) -> Iterator[Figure]:
+        """Of one file of 3 GiB, with the same done by ``cp`` after it."""
+        base = self._trees.get("large")
+        times = min(self._repeat, HUGE_PAIRS)
+        yield from self._beside_cp(base, "a file of 3 GiB", "cat large large large > new", base / "new", times)
 
-def _bytes_below(place: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in place.rglob("*"))
+    def _beside_cp(self, base: Path, what: str, script: str, new: Path, times: int) -> Iterator[Figure]:
+        merges, copies = [], []
+        for _ in range(times):
+            self._goexfs("run", "--base", base, "--name", "merged", "--keep", "--", "sh", "-c", script)
+            self._run("sync")
+            merges.append(self._goexfs("merge", "merged"))
+            self._run("sync")
+            copies.append(self._run("cp", "-r", new, self._place / "copied"))
+            self._run("rm", "-rf", new, self._place / "copied")
+        yield Figure(f"merge of {what}", "ms", merges)
+        yield Figure(f"cp -r of {what}, for comparison", "ms", copies)
+        self._goexfs("gc")
 
+    def _history(self) -> Iterator[Figure]:
+        bench = HistoryBench(self._place, self._trees, self._repeat, self._say, sizes=SIZES[:-1])
+        yield from bench.figures()
 
-def _proportional_memory() -> int:
-    """KiB of all goexfs servers, memory that they share counted once (PSS)."""
-    total = 0
-    for process in Path("/proc").iterdir():
-        try:
-            if process.name.isdigit() and (process / "comm").read_text().startswith("goexfs-server"):
-                rollup = (process / "smaps_rollup").read_text()
-                total += int(rollup.partition("Pss:")[2].split()[0])
-        except OSError:
-            continue  # ended meanwhile
-    return total
+    def _at_once(self, count: int) -> Iterator[Figure]:
+        store = self._place / f"store{count}"
+        yield from crowd(self._trees.get("fifty_thousand"), store, count)
+        shutil.rmtree(store, ignore_errors=True)

@@ -1,6 +1,7 @@
 """Workloads that are no command of the system: each runs in a process of its own, in the current directory.
 
-``python programs.py NAME``.  Owns what they do; imports nothing but the standard library, and no module of ours.
+``python programs.py NAME``; the variable SCALE divides the sizes.  Owns what they do; imports nothing but the
+standard library, and no module of ours.
 """
 
 import mmap
@@ -10,7 +11,10 @@ import sqlite3
 import sys
 from collections.abc import Callable
 
-KIB, MIB = 1 << 10, 1 << 20
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MOST_OPERATIONS, MOST_BYTES = 20_000, 256 * MIB
+"""of a random workload: what is reached first ends it"""
+SCALE = int(os.environ.get("SCALE", "1"))
 
 
 def npm() -> None:
@@ -18,11 +22,11 @@ def npm() -> None:
     source = random.Random(3)
     directories = ["node_modules"]
     os.mkdir("node_modules")
-    for number in range(2399):
+    for number in range(2400 // SCALE - 1):
         parent = directories[source.randrange(max(0, len(directories) - 40), len(directories))]
         directories.append(f"{parent}/p{number}" if parent.count("/") < 6 else f"node_modules/p{number}")
         os.mkdir(directories[-1])
-    for number in range(4100):
+    for number in range(4100 // SCALE):
         place = directories[source.randrange(len(directories))]
         if number % 2:
             os.path.exists(f"{place}/package.json")
@@ -31,7 +35,7 @@ def npm() -> None:
             file.write(b"x" * source.choice((200, 1500, 4000, 12000)))
         if number % 10 == 0:
             os.rename(temporary, f"{place}/f{number}")
-    for number in range(2950):
+    for number in range(2950 // SCALE):
         os.path.exists(f"{directories[source.randrange(len(directories))]}/absent{number % 700}")
 
 
@@ -39,27 +43,22 @@ def log() -> None:
     """100,000 lines appended without a buffer."""
     fd = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     line = b"2026-01-01 00:00:00 something happened, and this line says what it was\n"
-    for _ in range(100_000):
+    for _ in range(100_000 // SCALE):
         os.write(fd, line)
     os.close(fd)
 
 
 def sqlite() -> None:
-    """3,000 updates of random rows of 4 KiB, a commit for every 30."""
+    """3,000 updates of random rows of 4 KiB in a database of 1 GiB, a commit for every 30."""
     source = random.Random(4)
     db = sqlite3.connect("data.db", isolation_level=None)
     (rows,) = db.execute("select max(n) from t").fetchone()
-    for _ in range(100):
+    for _ in range(max(100 // SCALE, 1)):
         db.execute("begin")
         for _ in range(30):
             db.execute("update t set data = ? where n = ?", (source.randbytes(3900), source.randrange(rows)))
         db.execute("commit")
     db.close()
-
-
-def _blocks(size: int) -> tuple[int, int]:
-    length = os.stat("large").st_size
-    return length, min(length // size, 20_000)
 
 
 def _sequential_read(size: int) -> None:
@@ -69,31 +68,34 @@ def _sequential_read(size: int) -> None:
     os.close(fd)
 
 
+def _offsets(seed: int, size: int) -> list[int]:
+    """Of blocks of the large file, in random order."""
+    source = random.Random(seed)
+    blocks = max(os.stat("large").st_size // size, 1)
+    count = max(min(MOST_OPERATIONS, MOST_BYTES // size) // SCALE, 1)
+    return [source.randrange(blocks) * size for _ in range(count)]
+
+
 def _random_read(size: int) -> None:
-    length, count = _blocks(size)
-    source = random.Random(5)
     fd = os.open("large", os.O_RDONLY)
-    for _ in range(count):
-        os.pread(fd, size, source.randrange(length // size) * size)
+    for offset in _offsets(5, size):
+        os.pread(fd, size, offset)
     os.close(fd)
 
 
 def _sequential_write(size: int) -> None:
-    length, _ = _blocks(size)
     data = random.Random(6).randbytes(size)
     fd = os.open("written", os.O_WRONLY | os.O_CREAT, 0o644)
-    for _ in range(length // size):
+    for _ in range(GIB // SCALE // size):
         os.write(fd, data)
     os.close(fd)
 
 
 def _random_write(size: int) -> None:
-    length, count = _blocks(size)
-    source = random.Random(7)
-    data = source.randbytes(size)
+    data = random.Random(7).randbytes(size)
     fd = os.open("large", os.O_WRONLY)
-    for _ in range(count):
-        os.pwrite(fd, data, source.randrange(length // size) * size)
+    for offset in _offsets(7, size):
+        os.pwrite(fd, data, offset)
     os.close(fd)
 
 
@@ -137,11 +139,11 @@ def parallel() -> None:
         pid = os.fork()
         if pid == 0:
             os.mkdir(f"w{worker}")
-            for number in range(1500):
+            for number in range(1500 // SCALE):
                 path = f"w{worker}/{number}"
                 with open(path, "wb") as file:
                     file.write(b"y" * 3000)
-            for number in range(1500):
+            for number in range(1500 // SCALE):
                 path = f"w{worker}/{number}"
                 with open(path, "rb") as file:
                     file.read()

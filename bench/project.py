@@ -25,16 +25,17 @@ def c_project(place: Path, files: int) -> None:
     )
 
 
-def local_wheel(place: Path, files: int) -> Path:
+def local_wheel(place: Path, number: int, files: int) -> Path:
     """A wheel of ``files`` small modules."""
-    wheel = place / "bench_thing-1.0-py3-none-any.whl"
-    info = "bench_thing-1.0.dist-info"
+    name = f"bench_thing{number}"
+    wheel = place / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("bench_thing/__init__.py", "")
-        for number in range(files):
-            archive.writestr(f"bench_thing/p{number // 20}/m{number}.py", f"N = {number}\n" * 60)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: bench-thing\nVersion: 1.0\n")
+        archive.writestr(f"{name}/__init__.py", "")
+        for module in range(files):
+            archive.writestr(f"{name}/p{module // 20}/m{module}.py", f"N = {module}\n" * 60)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        record = "".join(f"{name},,\n" for name in [*archive.namelist(), f"{info}/RECORD"])
+        record = "".join(f"{member},,\n" for member in [*archive.namelist(), f"{info}/RECORD"])
         archive.writestr(f"{info}/RECORD", record)
     return wheel

@@ -1,0 +1,76 @@
+"""The measurements in the documentation: tables and pictures made from a JSON file, never typed by hand.
+
+Owns the marked places of ``docs/performance.md`` and ``README.md``, and ``docs/pictures``.  A place is what stands
+between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->``; the rest of a page is written by people and
+stays as it is.
+"""
+
+import re
+from pathlib import Path
+
+from bench import chart, report
+from bench.document import Document
+
+ALL = "![All workloads as bars, relative to native](pictures/speed-all.svg)"
+ORDINARY = "![Times of ordinary work as bars, relative to native](docs/pictures/speed.svg)"
+TARGETS = (
+    ("walk and stat, warm", "fuse-overlayfs", 1.0), ("grep, warm", "native", 1.2), ("git status, warm", "native", 1.2),
+    ("C build, warm", "native", 1.2), ("test suite, warm", "native", 1.2), ("tar extract", "fuse-overlayfs", 0.5),
+    ("cp -r", "fuse-overlayfs", 0.5), ("npm-like tree", "fuse-overlayfs", 0.5), ("rm -rf", "fuse-overlayfs", 0.5),
+    ("sequential read, 1 MiB, cold", "native", 2.0), ("sequential write, 1 MiB", "native", 2.0),
+    ("sequential read, 1 MiB, cold", "fuse-overlayfs", 1.5), ("sequential write, 1 MiB", "fuse-overlayfs", 1.5),
+)  # fmt: skip
+"""(workload, compared with, at most): those that are not "quicker than fuse-overlayfs", which holds for every one"""
+
+
+def write(document: Document, root: Path) -> list[Path]:
+    """Bring the pages and the pictures below ``root`` up to date; what was written.
+
+    ValueError when a page has lost its place, or when there is nothing to draw.
+    """
+    pictures = root / "docs" / "pictures"
+    pictures.mkdir(exist_ok=True)
+    written = chart.draw(document, pictures / "speed-all")
+    written += chart.draw(document, pictures / "speed", only=chart.SUMMARY)
+    about = f"Measured with `scripts/bench`: {document.about()}.\n"
+    performance = root / "docs" / "performance.md"
+    workloads = report.markdown(*report.rows(document))
+    _replace(performance, "times", f"{about}\n{ALL}\n\n{workloads}")
+    _replace(performance, "targets", _targets(document))
+    figures = [[figure.name, report.amount(figure), str(len(figure.samples))] for figure in document.figures]
+    _replace(performance, "lifecycle", report.markdown(["what", "median", "repetitions"], figures) if figures else "")
+    readme = root / "README.md"
+    _replace(readme, "summary", f"{ORDINARY}\n\n{_summary(document)}")
+    return [*written, performance, readme]
+
+
+def _summary(document: Document) -> str:
+    ratios = [(result.name, result.ratio("goexfs", "fuse-overlayfs")) for result in document.workloads]
+    known = [(name, value) for name, value in ratios if value is not None]
+    quicker = [name for name, value in known if value < 1]
+    slower = ", ".join(f"{name} ({value:.2f})" for name, value in known if value >= 1) or "none"
+    return (
+        f"goexfs is quicker than fuse-overlayfs in {len(quicker)} of {len(known)} workloads; its time divided by that"
+        f" of fuse-overlayfs in the others: {slower}. All numbers, and on what"
+        ": [docs/performance.md](docs/performance.md).\n"
+    )
+
+
+def _targets(document: Document) -> str:
+    body = []
+    for name, other, most in (*((w.name, "fuse-overlayfs", 1.0) for w in document.workloads), *TARGETS):
+        result = document.measured(name)
+        value = result.ratio("goexfs", other) if result else None
+        if value is not None and value > most:
+            body.append([f"{name}, to {other}", f"{most:g}", report.ratio(value)])
+    if not body:
+        return "Every target for a ratio is reached.\n"
+    return "Ratios that miss their target:\n\n" + report.markdown(["workload", "at most", "is"], body)
+
+
+def _replace(page: Path, name: str, text: str) -> None:
+    place = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- /bench:{name} -->)", re.DOTALL)
+    replaced, count = place.subn(lambda found: found[1] + text + found[2], page.read_text())
+    if count != 1:
+        raise ValueError(f"{page} must have one place between <!-- bench:{name} --> and <!-- /bench:{name} -->")
+    page.write_text(replaced)
