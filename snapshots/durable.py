@@ -156,7 +156,8 @@ def rmdir(path: PathLike) -> bool:
 def remove_tree(path: PathLike) -> int:
     """Remove a directory and all in it, or a file; fine if it is gone.  The bytes of the files removed.
 
-    What is on another device is a mount: ``OSError`` (EXDEV), and nothing in it is touched.
+    A directory on another device is a mount: ``OSError`` (EXDEV), and nothing in it is touched.  (Files on an overlay
+    have other devices than its directories; one that is a mountpoint cannot be removed anyway: EBUSY.)
     """
     try:
         device = os.lstat(path).st_dev
@@ -167,11 +168,11 @@ def remove_tree(path: PathLike) -> int:
 
 def _remove_below(path: str, device: int) -> int:
     st = os.lstat(path)
-    if st.st_dev != device:
-        raise OSError(errno.EXDEV, "something is mounted there", path)
     if not stat.S_ISDIR(st.st_mode):
         unlink(path)
         return st.st_size
+    if st.st_dev != device:
+        raise OSError(errno.EXDEV, "something is mounted there", path)
     freed = sum(_remove_below(f"{path}/{name}", device) for name in listdir(path))
     rmdir(path)
     return freed

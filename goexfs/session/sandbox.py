@@ -164,7 +164,7 @@ class Sandbox:
                 mounts.append(_bound(path, os.path.join(part.mountpoint, path[len(part.base) + 1 :]), b"--ro-bind"))
         shown = View(tuple(Region(mount.path, mount.source) for mount in mounts))
         for path in self.hidden:
-            if self._in_base(path) is None and shown.source(path) is not None:
+            if self._in_base(path) is None and shown.source(path) is not None and self._is_there(path):
                 mounts.append(_Mount(path, None, (*_fresh(path, b"0700").options, b"--remount-ro", path)))
         return mounts
 
@@ -192,7 +192,14 @@ class Sandbox:
 
     def _emptied(self) -> list[bytes]:
         given = {*self.rw, *self.ro}
-        return [path for path in self.empty if path not in given and self._in_base(path) is None]
+        return [
+            path for path in self.empty if path not in given and self._in_base(path) is None and self._is_there(path)
+        ]
+
+    def _is_there(self, path: bytes) -> bool:
+        """Whether something can be mounted at a path of the host: with ``/`` as the base, what the run does not see is
+        missing already, and cannot be made."""
+        return self.base != b"/" or os.path.lexists(os.path.join(self.mountpoint, path[1:]))
 
     def _listening(self) -> list[bytes]:
         """Sockets of the host that the command would see, but for those that the user opened."""
