@@ -32,7 +32,7 @@ from goexfs.fuse.handshake import Handshake, HandshakeError
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import Sealer
-from goexfs.overlay import Invalidation, Overlay
+from goexfs.overlay import Invalidation, Overlay, WouldBlock
 from snapshots.errors import RunError
 from snapshots.store import Store
 
@@ -99,6 +99,7 @@ class Service:
         self._nursery: trio.Nursery | None = None
         """while requests are answered"""
         self._to_be_watched = False
+        self._rescuing = trio.Lock()
 
     # -- for whoever serves
 
@@ -161,16 +162,41 @@ class Service:
 
     def base_changed(self, paths: Iterable[bytes] | None) -> None:
         """These paths of the base (relative to it) changed from outside; None: anything may have changed."""
+        if self._nursery is None:
+            return  # the next mount looks at everything
         if paths is not None:
-            self._forget(one for path in paths for one in self.overlay.base_changed(path))
-        elif self._nursery is not None:
+            self._nursery.start_soon(self._look_at, tuple(paths))
+        else:
             self._nursery.start_soon(self._look_at_everything)
+
+    async def _look_at(self, paths: tuple[bytes, ...]) -> None:
+        await self.adapter.threads.run(self.overlay.in_memory(paths))
+        self._forget(one for path in paths for one in self.overlay.base_changed(path))
+        await self._rescue()
 
     async def _look_at_everything(self) -> None:
         await self.adapter.threads.run(self.overlay.everything_in_memory())
         if self._to_be_watched:
             self.adapter.faces.watch(True)
         self._forget(self.overlay.everything_changed() + self.adapter.faces.forget_missing())
+        await self._rescue()
+
+    async def _rescue(self) -> None:
+        """Copy what partly copied files still need of base files that are lost, a piece at a time."""
+        threads = self.adapter.threads
+        async with self._rescuing:
+            while self.overlay.rescue.is_needed:
+                if threads.gate is not None:
+                    await threads.gate.wait()
+                    continue
+                try:
+                    self.overlay.rescue.step()
+                except WouldBlock as blocked:
+                    await threads.run(blocked.prepare)
+                except OSError as e:  # tried again with the next report, and in the end
+                    log.error("a file whose base file is lost could not be copied: %s", e.strerror)
+                    return
+                await trio.lowlevel.checkpoint()
 
     def _forget(self, stale: Iterable[Invalidation]) -> None:
         if self.notifier is not None:
@@ -303,6 +329,7 @@ class Service:
         else:
             os.close(self._device)  # what libfuse holds in memory stays: the notifying thread still uses it
         try:
+            await self._rescue()
             await self.sealer.seal()
         finally:
             await self.sealer.close()

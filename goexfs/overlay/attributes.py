@@ -101,7 +101,7 @@ class Attributes:
 
     def statvfs(self) -> os.statvfs_result:
         """Of the filesystem that new data goes to: the one below the store."""
-        return os.statvfs(self._view.spool)
+        return self._view.working.statvfs()
 
     # -- extended attributes
 

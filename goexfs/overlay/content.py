@@ -16,9 +16,10 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from goexfs.overlay.blocking import WouldBlock
+from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.descriptors import DescriptorPool
 from goexfs.overlay.reading import EarlyReads, LocalReads
+from goexfs.overlay.working import WorkingFiles
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import Content as Record
 from snapshots.entries import Extent, Identity
@@ -53,7 +54,7 @@ class BaseFile:
     be silent corruption.
     """
 
-    __slots__ = ("_blocks", "_dir", "_early", "_name", "_pool", "_tree", "dev", "ino", "trusted")
+    __slots__ = ("_blocks", "_dir", "_early", "_held", "_name", "_pool", "_tree", "dev", "ino", "trusted")
 
     def __init__(
         self, tree: BaseTree, directory: BaseDir, name: bytes, dev: int, ino: int, pool: DescriptorPool
@@ -65,11 +66,14 @@ class BaseFile:
         self.dev = dev
         self.ino = ino
         self.trusted: Identity | None = None
+        self._held: Lent | None = None
         self._early = EarlyReads()
         self._blocks = 0
 
     def open_fd(self) -> int:
         """Open the base file; ESTALE when another file has its name now."""
+        if self._held is not None:
+            return os.dup(self._held.fd)
         fd = self._tree.open(self._dir, self._name)
         st = os.fstat(fd)
         if (st.st_dev, st.st_ino) != (self.dev, self.ino):
@@ -82,9 +86,15 @@ class BaseFile:
         """Make sure the file is open, so that it stays readable when the base loses its name."""
         self._pool.get(self)
 
+    def hold(self) -> None:
+        """Keep the file open until `close`, however many others are opened."""
+        if self._held is None:
+            self._held = Lent(self._pool.get(self))
+
     def close(self) -> None:
         """Give the descriptor back."""
         self._pool.drop(self)
+        self._held = None
 
     def _check(self, fd: int) -> None:
         trusted = self.trusted
@@ -101,15 +111,6 @@ class BaseFile:
         fd = self._pool.get(self)
         self._check(fd)
         return self._early.read(fd, offset, length)
-
-    def read_held(self, offset: int, length: int) -> bytes:
-        """At least one byte, waiting for the disk; EIO when the file changed or ends before *offset*."""
-        fd = self._pool.get(self)
-        self._check(fd)
-        data = os.pread(fd, length, offset)
-        if not data:
-            raise OSError(errno.EIO, "the base file is shorter than it was")
-        return data
 
     def blocks(self) -> int:
         """``st_blocks`` of the base file, 0 when it is gone; never raises."""
@@ -246,11 +247,13 @@ class Sealed:
 class FrozenSpool:
     """A spool that is written no more: what it covers is being stored."""
 
-    __slots__ = ("_path", "_pool", "_reads", "given_back", "ranges", "size", "source", "source_limit")
+    __slots__ = ("_files", "_path", "_pool", "_reads", "given_back", "ranges", "size", "source", "source_limit")
 
     def __init__(
-        self, path: Path, pool: DescriptorPool, ranges: RangeSet, size: int, source: "Source | None", limit: int
-    ) -> None:
+        self, files: WorkingFiles, path: Path, pool: DescriptorPool, ranges: RangeSet, size: int,
+        source: "Source | None", limit: int,
+    ) -> None:  # fmt: skip
+        self._files = files
         self._path = path
         self._pool = pool
         self._reads = LocalReads()
@@ -269,7 +272,7 @@ class FrozenSpool:
 
     def open_fd(self) -> int:
         """For the pool."""
-        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)  # it may have become an object, which nobody may write
+        return self._files.open(self._path, os.O_RDONLY)  # it may have become an object, which nobody may write
 
     def read(self, offset: int, length: int) -> bytes | bytearray | memoryview:
         """See `Content`."""
@@ -305,7 +308,7 @@ class FrozenSpool:
         spool: Source | None = self
         while isinstance(spool, FrozenSpool):
             spool.close()
-            spool._path.unlink(missing_ok=True)
+            spool._files.remove(spool._path)
             spool = spool.source if isinstance(spool.source, FrozenSpool) and spool.source.given_back else None
 
 
@@ -315,35 +318,43 @@ class Spool(FrozenSpool):
     __slots__ = ()
 
     @classmethod
-    def create(cls, path: Path, pool: DescriptorPool, *, size: int, source: "Source | None", limit: int) -> "Spool":
-        """A new spool of *size* bytes at *path*, all of it coming from *source* up to *limit* and zeros beyond."""
-        pool_fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        spool = cls(path, pool, RangeSet(), size, source, limit)
-        pool.put(spool, pool_fd)
+    def create(
+        cls, files: WorkingFiles, pool: DescriptorPool, *, size: int, source: "Source | None", limit: int
+    ) -> "Spool":
+        """A new spool of *size* bytes, all of it coming from *source* up to *limit* and zeros beyond; `WouldBlock`."""
+        path, fd = files.create()
+        spool = cls(files, path, pool, RangeSet(), size, source, limit)
+        pool.put(spool, fd)
         return spool
 
     def open_fd(self) -> int:
         """For the pool."""
-        return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        return self._files.open(self._path, os.O_RDWR)
 
     def expect_write(self, start: int, end: int) -> None:
         """These bytes are about to be written, or cut off up to *end*: `WouldBlock` when a page that keeps a part of
-        what it has is not in the page cache.
+        what it has is not in the page cache, or the name of the working file is not in memory.
         """
+        fd = self._pool.get(self)
         for edge in (start, end):
             if edge % _BLOCK:
-                self._reads.read(self._pool.get(self), edge // _BLOCK * _BLOCK, 1)
+                self._reads.read(fd, edge // _BLOCK * _BLOCK, 1)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write at any offset."""
+        """Write at any offset: all of it, or OSError."""
         fd = self._pool.get(self)
         view = memoryview(data)
         at = offset
-        while view:
-            done = os.pwrite(fd, view, at)
-            self.ranges.add(at, at + done)
-            at += done
-            view = view[done:]
+        try:
+            while view:
+                done = os.pwrite(fd, view, at)
+                at += done
+                view = view[done:]
+        except OSError:
+            if os.fstat(fd).st_size > self.size:  # what is beyond the end must never come to light
+                os.ftruncate(fd, self.size)
+            raise
+        self.ranges.add(offset, at)
         self.size = max(self.size, at)
 
     def truncate(self, size: int) -> None:
@@ -364,7 +375,9 @@ class Spool(FrozenSpool):
 
     def freeze(self) -> FrozenSpool:
         """The same content, immutable.  Write on through `Spool.create` with the result as source."""
-        frozen = FrozenSpool(self._path, self._pool, self.ranges, self.size, self.source, self.source_limit)
+        frozen = FrozenSpool(
+            self._files, self._path, self._pool, self.ranges, self.size, self.source, self.source_limit
+        )
         self._pool.drop(self)
         return frozen
 

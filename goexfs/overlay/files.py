@@ -27,7 +27,6 @@ from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
 from snapshots.journal import Cut, Data, Load, Patch, Range, Spooled, Whole
-from snapshots.ranges import RangeSet
 
 MAX_FILE_SIZE = (1 << 63) - 1
 _WRITING = os.O_ACCMODE | os.O_TRUNC
@@ -58,7 +57,6 @@ class Files:
         self._view = view
         self._changes = view.changes
         self._now_ns = now_ns
-        self._spools = 0
         self._became: tuple[Data, ...] = ()
         """for the journal: how the content of the node being written came to be writable"""
 
@@ -176,7 +174,7 @@ class Files:
             self._changes.inline_bytes += size - len(content.buffer)
         content.truncate(size)
         if self._view.meter is not None:
-            self._view.meter.bytes += held(content) - before
+            self._view.meter.changed(held(content) - before)
         try:
             self._written(node, content, Op.TRUNCATE, Cut(size))
         finally:
@@ -231,32 +229,35 @@ class Files:
             self._become(node, fresh, Load() if again else Whole(whole))
             return fresh
         if isinstance(source, Inline):
+            spool = self._spool_with(node, bytes(source.buffer))
             self._changes.inline_bytes -= len(source.buffer)
-            return self._spool_with(node, bytes(source.buffer))
+            return spool
         if node.size <= COPY_WHOLE_LIMIT:
             return self._spool_with(node, source.read(0, node.size))
         if isinstance(source, BaseFile):
             source.open()  # held from now on: the base may lose its name
         self._changes.before(node)
+        assert not isinstance(source, FrozenInline)
+        spool = self._new_spool(node.size, source)
         if isinstance(source, BaseFile):
             self._view.trust(node)
-        assert not isinstance(source, FrozenInline)
-        spool = self._new_spool(node, node.size, source)
         self._become(node, spool, Spooled(spool.path.name, node.size, node.size))
         return spool
 
     def _spool_with(self, node: File, whole: bytes | bytearray | memoryview) -> Spool:
         """A working file that holds all there is."""
         self._changes.before(node)
-        spool = self._new_spool(node, 0, None)
-        spool.write(0, whole)
+        spool = self._new_spool(0, None)
+        try:
+            spool.write(0, whole)
+        except OSError:
+            spool.discard()
+            raise
         self._become(node, spool, Spooled(spool.path.name, 0, 0), Range(0, len(whole)))
         return spool
 
-    def _new_spool(self, node: File, size: int, source: Source | None) -> Spool:
-        self._spools += 1
-        path = self._view.spool / f"{node.ino:x}.{self._spools:x}"
-        return Spool.create(path, self._view.pool, size=size, source=source, limit=size)
+    def _new_spool(self, size: int, source: Source | None) -> Spool:
+        return Spool.create(self._view.working, self._view.pool, size=size, source=source, limit=size)
 
     def _become(self, node: File, content: Inline | Spool, *data: Data) -> None:
         """Give *node* its new content; a base file that nothing reads any more is closed with the last handle."""
@@ -270,34 +271,16 @@ class Files:
         if isinstance(content, Inline) or content.source is None:
             self._view.trust_no_longer(node)
 
-    def rescue(self, node: File) -> None:
-        """The base lost or replaced the file that a partly copied *node* still reads: copy the rest while its
-        descriptor is held.
+    def over(self, node: File) -> tuple[Spool, tuple[Data, ...]]:
+        """A working file over the content of *node*, none of which is copied, and what the journal is to hear of that.
 
-        Waits for the disk; raises OSError when the old content is gone (the base file was changed in place).
+        `WouldBlock`.
         """
         content = node.content
-        if isinstance(content, Sealed) and content.base is not None:
-            spool = self._new_spool(node, node.size, content)
-            held, limit = content.base, content.record.base_limit
-            covered = RangeSet()
-            for extent in content.record.extents:
-                covered.add(extent.offset, extent.offset + extent.length)
-        elif isinstance(content, Spool) and isinstance(content.source, BaseFile):
-            spool, held, limit, covered = content, content.source, content.source_limit, content.ranges
-        else:
-            return
-        ranges: list[Data] = []
-        for start, end, inside in list(covered.pieces(0, min(limit, node.size))):
-            at = start
-            while not inside and at < end:
-                data = held.read_held(at, min(COPY_WHOLE_LIMIT, end - at))
-                spool.write(at, data)
-                ranges.append(Range(at, len(data)))
-                at += len(data)
-        if spool.source is held:
-            spool.source, spool.source_limit = None, 0
-        if spool is not content:
-            ranges.insert(0, Spooled(spool.path.name, node.size, node.size))
-        self._become(node, spool)
-        self._changes.record(Op.FOLLOW, node, Changed.DATA, self._now_ns(), data=ranges)
+        if isinstance(content, Spool):
+            return content, ()
+        assert isinstance(content, Sealed | FrozenSpool)
+        spool = self._new_spool(node.size, content)
+        self._become(node, spool, Spooled(spool.path.name, node.size, node.size))
+        became, self._became = self._became, ()
+        return spool, became

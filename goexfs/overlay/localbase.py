@@ -169,7 +169,11 @@ class LocalBaseTree(BaseTree):
 
     def _looked_up(self, d: BaseDir, name: bytes, ask: Callable[[], T], directly: Callable[[], T]) -> T:
         """An answer for which the dentry and the inode are enough."""
-        if self.waiting or not self._can_ask or self._is_warm("names", d):
+        if self.waiting or self._is_warm("names", d):
+            return directly()
+        if not self._can_ask:
+            if not self._is_prepared(("name", d, name)):
+                raise self._would_block("name", d, name)
             return directly()
         try:
             answer = self._in_memory(ask)
@@ -181,7 +185,7 @@ class LocalBaseTree(BaseTree):
             return answer
         self._unknown += 1
         if self._unknown >= _PATIENCE:
-            self._can_ask = False  # a thread for every name would only cost
+            self._can_ask = False  # from now on a thread is asked at once
         return directly()
 
     def _read(self, kind: str, d: BaseDir, name: bytes, directly: Callable[[], T]) -> T:

@@ -2,8 +2,8 @@
 
 Owns the three questions that Linux answers in this way: the bytes of an open file (preadv2 with RWF_NOWAIT), a
 descriptor of a name, and a name's attributes (openat2 with RESOLVE_CACHED, since Linux 5.12: it walks the dentries in
-memory and never asks the filesystem); and whether something is mounted at a name, which is not asked either.  Knows no
-overlay.
+memory and never asks the filesystem); and whether something is mounted at a name, which is not asked either, and
+whether listings tell kinds.  Knows no overlay.
 
 Threading: any thread.  The foreign calls keep the interpreter's lock, since none of them waits (but `is_mountpoint`).
 """
@@ -26,6 +26,12 @@ _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t]
 _waiting_syscall = ctypes.CDLL(None, use_errno=True).syscall
 _waiting_syscall.restype, _waiting_syscall.argtypes = _syscall.restype, _syscall.argtypes
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fdopendir.restype, _libc.fdopendir.argtypes = ctypes.c_void_p, [ctypes.c_int]
+_libc.readdir.restype, _libc.readdir.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+_libc.closedir.argtypes = [ctypes.c_void_p]
+_KIND = 18
+"""where ``d_type`` is in ``struct dirent``, behind two numbers of 8 bytes and one of 2"""
 _hows: dict[int, ctypes.Array[ctypes.c_char]] = {}
 """the structure that openat2 takes, by flags: there are half a dozen"""
 
@@ -54,6 +60,11 @@ def open_now(name: bytes, flags: int, dir_fd: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
     return fd
+
+
+def tells_kinds(fd: int) -> bool:
+    """Whether listings of this directory's filesystem say which names are directories.  (May wait for its disk.)"""
+    return _tells_kinds(os.fstat(fd).st_dev, fd)
 
 
 def is_mountpoint(name: bytes, dir_fd: int) -> bool:
@@ -93,6 +104,22 @@ def read_now(fd: int, offset: int, length: int) -> memoryview | None:
     if got == length or offset + got >= os.fstat(fd).st_size:
         return memoryview(buffer)[:got]
     return None
+
+
+_told: dict[int, bool] = {}
+"""by device"""
+
+
+def _tells_kinds(device: int, fd: int) -> bool:
+    known = _told.get(device)
+    if known is None:
+        stream = _libc.fdopendir(os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd))
+        try:
+            entry = _libc.readdir(stream)  # "." or another one: either every kind is told or none is
+            known = _told[device] = bool(entry) and ctypes.string_at(entry + _KIND, 1) != b"\0"
+        finally:
+            _libc.closedir(stream)
+    return known
 
 
 @functools.cache

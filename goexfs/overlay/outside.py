@@ -5,20 +5,17 @@ touched comes back as a new inode (the kernel keeps its own idea of the size of 
 touched keeps what the run made of it.  Event-loop thread only.
 """
 
-import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from goexfs.overlay.files import Files
 from goexfs.overlay.following import has_moved_on, renew
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import Dir, File, Node
+from goexfs.overlay.rescue import Rescue
 from goexfs.overlay.view import View
 from snapshots.base import BaseDir
-
-log = logging.getLogger(__name__)
 
 
 class Invalidation(NamedTuple):
@@ -32,9 +29,9 @@ class Invalidation(NamedTuple):
 class Outside:
     """Applies reports about the base to one view."""
 
-    def __init__(self, view: View, files: Files, now_ns: Callable[[], int]) -> None:
+    def __init__(self, view: View, rescue: Rescue, now_ns: Callable[[], int]) -> None:
         self._view = view
-        self._files = files
+        self._rescue = rescue
         self._now_ns = now_ns
         view.follow_content = self._follow_content
         self._replaced: list[tuple[Dir, os.stat_result | None]] = []
@@ -73,6 +70,18 @@ class Outside:
             self._loaded_elsewhere(self._view.base.dir(above) if base is None else base, name, path, stale)
         self._follow_replaced(stale)
         return stale
+
+    def in_memory(self, paths: Iterable[bytes]) -> Callable[[], None]:
+        """For a worker thread: what `base_changed` is about to ask of these paths is brought into memory."""
+        base = self._view.base
+        if not isinstance(base, LocalBaseTree):
+            return lambda: None
+        places: dict[bytes, list[bytes]] = {}
+        for path in paths:
+            above, _, name = path.rpartition(b"/")
+            if not self._view.is_hidden(path):
+                places.setdefault(above, []).append(name or b".")
+        return base.looking(places.items())
 
     def everything_in_memory(self) -> Callable[[], None]:
         """For a worker thread: what `everything_changed` is about to ask is brought into memory."""
@@ -158,14 +167,7 @@ class Outside:
         if not isinstance(node, File):
             return
         if node.content is not None:
-            try:
-                self._files.rescue(node)
-            except OSError as e:
-                log.error(
-                    "the base file of a partly copied file changed: inode %d cannot be read in full any more (%s)",
-                    node.ino,
-                    e,
-                )
+            self._rescue.add(node, st)
         elif st is not None and (st.st_ino == node.base_ino or at_home):
             stale += self._follow_content(node, st)
 

@@ -20,6 +20,7 @@ from goexfs.overlay.meter import Meter
 from goexfs.overlay.names import Names
 from goexfs.overlay.nodes import File, Node
 from goexfs.overlay.outside import Outside
+from goexfs.overlay.rescue import Rescue
 from goexfs.overlay.restore import restore
 from goexfs.overlay.rewind import Rewinding
 from goexfs.overlay.sealing import Sealing
@@ -65,7 +66,7 @@ class Overlay:
         if meter is not None:
             meter.recount(view.nodes.values(), view.root)
         if isinstance(base, SlowBaseTree | LocalBaseTree):
-            base.waiting = False  # from now on there is an event loop
+            base.waiting = view.working.waiting = False  # from now on there is an event loop
         self.root = view.root
         self.nodes = view.nodes
         names = Names(view, now_ns)
@@ -73,7 +74,8 @@ class Overlay:
         attributes = Attributes(view, files, now_ns)
         listings = Listings(view)
         sealing = Sealing(view)
-        outside = Outside(view, files, now_ns)
+        self.rescue = rescue = Rescue(view, files, now_ns)
+        outside = Outside(view, rescue, now_ns)
         rewinding = Rewinding(view)
         # Bound once: a request reaches its operation without a frame in between.
         self.lookup = view.lookup
@@ -106,6 +108,7 @@ class Overlay:
         self.finish = sealing.finish
         self.give_back = sealing.give_back
         self.base_changed = outside.base_changed
+        self.in_memory = outside.in_memory
         self.everything_in_memory = outside.everything_in_memory
         self.everything_changed = outside.everything_changed
         self.prepare_rewind = rewinding.prepare
@@ -180,6 +183,10 @@ class Overlay:
     def close(self) -> None:
         """Close every descriptor.  What is still dirty and not collected is lost."""
         for node in self.nodes.values():
-            if isinstance(node, File) and isinstance(node.content, FrozenSpool):
-                node.content.close()
+            if isinstance(node, File):
+                if isinstance(node.content, FrozenSpool):
+                    node.content.close()
+                if node.base_file is not None:
+                    node.base_file.close()
         self.view.pool.close()
+        self.view.working.close()

@@ -215,7 +215,7 @@ def _store_spool(frozen: FrozenSpool, store: Store) -> Content:
         # The loop goes on reading the file under its own name until the batch is finished.
         name = store.objects.put_file(frozen.path, keep=True)
         return Content(frozen.size, 0, (Extent(0, frozen.size, name, 0),))
-    fd = frozen.open_fd()
+    fd = os.open(frozen.path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         limit = 0 if frozen.source is None else frozen.source_limit
         return layered(frozen.size, limit, frozen.ranges, store.objects.put_ranges(fd, ranges), below)

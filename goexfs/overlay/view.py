@@ -20,6 +20,7 @@ from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.meter import Meter, held
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
 from goexfs.overlay.table import NodeTable
+from goexfs.overlay.working import WorkingFiles
 from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import ROOT_INO
 
@@ -45,7 +46,7 @@ class View(NodeTable):
         super().__init__(base.dev, next_ino)
         self.base = base
         self.objects = objects
-        self.spool = spool
+        self.working = WorkingFiles(spool)
         self.pool = DescriptorPool()
         self.guard = guard
         """what the policy says; None when there is none"""
@@ -140,7 +141,7 @@ class View(NodeTable):
                 node.base_file.close()
             content = node.content
             if content is not None and self.meter is not None:
-                self.meter.bytes -= held(content)
+                self.meter.changed(-held(content))
             if isinstance(content, Spool) or (isinstance(content, FrozenSpool) and content.given_back):
                 content.discard()  # another frozen one belongs to the batch that is being stored
             elif isinstance(content, Inline):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from goexfs.overlay.nowait import is_mountpoint
+from goexfs.overlay.nowait import is_mountpoint, tells_kinds
 
 NAMES_LIMIT = 1024
 """names of one directory beyond which their attributes are not read along"""
@@ -80,10 +80,12 @@ def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[by
     """Read one directory; the names of the directories in it, last first."""
     st = os.fstat(fd)
     names, mounts = [], 0
+    told = tells_kinds(fd)
     with os.scandir(fd) as entries:
         for entry in entries:
             name = os.fsencode(entry.name)
-            if entry.is_dir(follow_symlinks=False) and is_mountpoint(name, fd):
+            # Where a listing does not tell it, to ask what the name is would be to ask what is mounted there.
+            if (not told or entry.is_dir(follow_symlinks=False)) and is_mountpoint(name, fd):
                 mounts += 1
             else:
                 names.append(name)

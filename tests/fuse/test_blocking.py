@@ -5,6 +5,7 @@ another request must be answered: it is not if the event loop is what waits.
 """
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ import pytest
 
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.slowbase import SlowBaseTree
+from goexfs.overlay.warming import read_tree
+from tests.support.disks import disk, why_not
 from tests.support.gated import Gate, Question, gated
 from tests.support.mounts import Mounted, mounted
 
@@ -48,6 +51,14 @@ class Impatient(LocalBaseTree):
 
     def _read(self, kind: str, d: Any, name: bytes, directly: Callable[[], Any]) -> Any:
         return directly()
+
+
+class OldKernel(LocalBaseTree):
+    """As before Linux 5.12, which cannot be asked for what it has in memory."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__(path)
+        self._can_ask = False
 
 
 def make(source: Path) -> None:
@@ -101,6 +112,7 @@ mkdir new; mv small new; truncate -s 100 dir0/moved/deep; rm -r second; : > dir0
         pytest.param(LocalBaseTree, LOOKING, id="looking"),
         pytest.param(LocalBaseTree, READING, id="reading"),
         pytest.param(LocalBaseTree, CHANGING, id="changing"),
+        pytest.param(OldKernel, CHANGING, id="changing, old kernel"),
         pytest.param(SlowBaseTree, LOOKING, id="looking, slow"),
         pytest.param(SlowBaseTree, CHANGING, id="changing, slow"),
     ],
@@ -146,3 +158,19 @@ def test_a_read_that_does_not_ask_for_the_page_cache_is_found(area: Path, monkey
             probed(gate, mount, MUTANT_S),
         ):
             shell(READING, mount.path)
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_a_dead_mount_below_is_not_asked_even_where_listings_do_not_tell_what_is_a_directory(area: Path) -> None:
+    (area / "source").mkdir()
+    with disk(area, 16 << 20, without="filetype") as own:
+        (own.path / "file").touch()
+        with gated(area / "source", own.path / "mnt") as gate, ThreadPoolExecutor() as others:
+            top = os.open(own.path, os.O_RDONLY)
+            os.kill(gate.pid, signal.SIGSTOP)
+            try:
+                known = others.submit(read_tree, top, attributes=True).result(BLOCKED_S)
+            finally:
+                os.kill(gate.pid, signal.SIGCONT)
+                os.close(top)
+            assert "list" in [what for what, _ in known]

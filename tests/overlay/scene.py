@@ -93,4 +93,5 @@ class Scene:
         for one in stale:
             if one.name is not None:
                 self.mount.invalidate(one.ino, one.name)
+        self.mount.rescue()
         return stale

@@ -103,13 +103,14 @@ class Disk:
 
 
 @contextmanager
-def disk(area: Path, size: int = 128 << 20) -> Iterator[Disk]:
-    """Such a filesystem, mounted at ``area/disk``."""
+def disk(area: Path, size: int = 128 << 20, *, without: str = "") -> Iterator[Disk]:
+    """Such a filesystem, mounted at ``area/disk``; *without* a feature of ext4."""
     image, place = area / "disk.img", area / "disk"
     with image.open("wb") as file:
         file.truncate(size)
     place.mkdir()
-    subprocess.run(["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=1,nodiscard", image], check=True)
+    features = ["-O", f"^{without}"] if without else []
+    subprocess.run(["mkfs.ext4", "-q", "-F", *features, "-E", "lazy_itable_init=1,nodiscard", image], check=True)
     made = subprocess.run(
         ["losetup", "--find", "--show", "--direct-io=on", image], check=True, capture_output=True, text=True
     )

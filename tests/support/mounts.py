@@ -146,6 +146,7 @@ def mounted(
                 raise ServerDied(f"the server ended with status {status}: {said}")
     finally:
         if not reaped:
+            print(log.read_text(), file=sys.stderr)  # why it died may be why the test failed
             with_force(pid)
         device.detach(os.fsencode(mountpoint), lazy=True)
 
@@ -179,7 +180,9 @@ def with_force(pid: int) -> None:
 
 def _become(user: OrdinaryUser | None) -> None:
     # While the interpreter's files can still be read: they may be below a directory that is root's alone.
-    for module in ("encodings.ascii", "encodings.idna", "email.parser", "goexfs.fuse.service", "goexfs.watch"):
+    for module in (
+        "encodings.ascii", "encodings.idna", "email.parser", "secrets", "goexfs.fuse.service", "goexfs.watch",
+    ):  # fmt: skip
         importlib.import_module(module)
     if user is not None:
         os.setgroups([])

@@ -176,6 +176,7 @@ class Outsider:
         if self._watched:
             stale = [one for report in reports for one in self.overlay.base_changed(report)]
             self._invalidate(stale, known)
+            self.mount.rescue()
 
     def _invalidate(self, stale: list[Invalidation], known: dict[int, Facts]) -> None:
         inodes = {one.ino for one in stale if one.name is None}

@@ -69,6 +69,11 @@ class Mount:
                 blocked.prepare()
         raise AssertionError(f"{operation.__name__} never has what it waits for")
 
+    def rescue(self) -> None:
+        """Copy all of what partly copied files need of base files that are lost, as the service does."""
+        while self.overlay.rescue.is_needed:
+            self.ask(self.overlay.rescue.step)
+
     def node(self, ino: int) -> Node:
         """The node that the adapter finds for an inode of the kernel."""
         return self.overlay.nodes[ino]
