@@ -128,7 +128,7 @@ def test_drawn_sequences(
 @pytest.mark.usefixtures("small_limits")
 def test_many_random_sequences(fast_area: Path, store: Store, numbers: Iterator[int], part: int) -> None:
     """Ten times as many as can be drawn in the same time; a failure names the seed to shrink by hand."""
-    for seed in range(part * 1000, part * 1000 + (1000 if LONG else 700)):
+    for seed in range(part * 1000, part * 1000 + (1000 if LONG else 550)):
         source = random.Random(seed)
         sequence = random_operations(source, source.randrange(5, 100 if seed % 10 == 0 else 30))
         try:
