@@ -197,7 +197,7 @@ def show_command(ref: str | None, base: bytes | None, as_json: bool, **options: 
 
     root, _, policy = _policy(ref, base, options)
     rows = [
-        (kind.value, printable(pattern), printable(source.name))
+        (kind.value, pattern, source.name)
         for source in policy.sources
         for kind in Kind
         for pattern in source.patterns(kind)
@@ -215,7 +215,8 @@ def show_command(ref: str | None, base: bytes | None, as_json: bool, **options: 
         })  # fmt: skip
         return
     click.echo(f"{count(len(rows), 'rule')} for {home(root)}:")
-    print_table(("RULE", "PATTERN", "FROM"), rows, shrink=("FROM",))
+    shown = [(kind, printable(pattern), printable(source)) for kind, pattern, source in rows]
+    print_table(("RULE", "PATTERN", "FROM"), shrink=("FROM",), rows=shown)
     for name, limit, source in limits:
         click.echo(f"limit: {name} {limit.most}, then {limit.then} ({printable(source.name)})")
     for canary in policy.canaries:
