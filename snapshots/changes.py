@@ -133,6 +133,11 @@ def as_json(change: Change) -> dict[str, Any]:
     fields["attrs"] = list(change.attrs)
     fields["before"] = _side_json(change.before)
     fields["after"] = _side_json(change.after)
+    if change.content_changed and change.after is not None and change.after.kind == stat.S_IFREG:
+        from snapshots.remarks import bytes_of_sparse
+
+        if (data := bytes_of_sparse(change.after)) is not None:
+            fields["sparse"] = {"data_bytes": data}
     if "xattrs" in change.attrs or change.before is None:
         from snapshots.remarks import xattrs_json
 

@@ -234,7 +234,7 @@ def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -
     upper = None if independent else whole
     conflicts = outcome.plan.conflicts
     if how.check_reads:
-        conflicts = (*conflicts, *look_at_reads(store, run.id, state, BasePaths(base), how.resolve))
+        conflicts = (*conflicts, *look_at_reads(store, run.id, state, BasePaths(base)))
     if conflicts:
         raise refusal(run, conflicts)
     return Planned(outcome.plan, rest, completed, outcome.state, independent, upper, now_ns, outcome.settled)

@@ -8,24 +8,21 @@ from snapshots.content import same_bytes
 from snapshots.entries import Identity, UpperState
 from snapshots.logbook import read
 from snapshots.plan import ConflictKind, PathConflict
-from snapshots.settle import Resolve
 from snapshots.store import Store
 
 _ADVICE = "look whether what the run did still fits, and merge without --check-reads"
 
 
-def check_reads(
-    store: Store, run_id: str, state: UpperState, base: BasePaths, resolve: Resolve | None
-) -> tuple[PathConflict, ...]:
+def check_reads(store: Store, run_id: str, state: UpperState, base: BasePaths) -> tuple[PathConflict, ...]:
     """A conflict for every base file that the run read last in another state, and did not change; sorted by path.
 
-    A path for which ``resolve`` has an answer is let pass.
+    No side can be taken: the run has none of its own.
     """
     changed = {entry.origin.path for entry in state.entries.values() if entry.origin is not None}
     last = {event.path: event.identity for event in read(store, run_id, inherited=True).reads}
     found = []
     for path, then in sorted(last.items()):
-        if path in changed or (resolve is not None and resolve(path) is not None):
+        if path in changed:
             continue
         st = base.stat(path)
         if st is None or not same_bytes(then, Identity.of(st)):

@@ -167,15 +167,21 @@ def xattrs_json(change: Change) -> dict[str, Any]:
 
 
 def _holes(path: str, before: Side | None, after: Side) -> Iterator[str]:
-    if after.kind != stat.S_IFREG or after.size < _SPARSE_FROM:
-        return
+    data = bytes_of_sparse(after)
+    if data is not None:
+        yield f"sparse: {path} has {after.size} bytes, {data} of them not in holes"
+
+
+def bytes_of_sparse(side: Side) -> int | None:
+    """How many bytes of a file are not in holes; None when there are none worth mention."""
+    if side.kind != stat.S_IFREG or side.size < _SPARSE_FROM:
+        return None
     try:
-        with after.open() as content:
+        with side.open() as content:
             data = data_bytes(content)
     except BaseChanged:
-        return
-    if data + _SPARSE_FROM <= after.size:
-        yield f"sparse: {path} has {after.size} bytes, {data} of them not in holes"
+        return None
+    return data if data + _SPARSE_FROM <= side.size else None
 
 
 def data_bytes(content: Readable) -> int:

@@ -31,6 +31,7 @@ COST = 4096
 """What a file or an operation costs beside its bytes, in bytes: for the progress."""
 
 
+_DEFAULT_LIST = b"system.posix_acl_default"
 _PERMISSIONS = 0o777
 _SMALL = 16 << 10
 _BATCH = 256
@@ -143,6 +144,7 @@ class Staging:
 
     def make(self, makes: Iterable[Make]) -> None:
         """Make new nodes, parents first; BaseChanged when the base no longer has what a content takes from it."""
+        inherited = []
         for batch in _batches(makes):
             small = self._read_small(batch)
             last: bytes | None = None
@@ -151,7 +153,11 @@ class Staging:
                 if above != last:
                     directory, last = self._paths.dir(join(self.name, above) if above else self.name), above
                 self._make(self._tree.fd(directory), name, make, small)
+                if _DEFAULT_LIST in make.xattrs:
+                    inherited.append((directory, name, {_DEFAULT_LIST: make.xattrs[_DEFAULT_LIST]}))
                 self.tick(COST)
+        for directory, name, default in inherited:  # what is in them had its own list in the run, or none
+            disk.set_xattrs(self._tree.fd(directory), name, {}, default)
 
     def _read_small(self, makes: Sequence[Make]) -> dict[bytes, bytes]:
         """The small objects that are all of a file, by name: one question to the store for many files."""
@@ -174,7 +180,8 @@ class Staging:
         if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
             disk.chown(dir_fd, name, entry.uid, entry.gid)
         if make.xattrs:
-            disk.set_xattrs(dir_fd, name, {}, make.xattrs)
+            now = {attr: value for attr, value in make.xattrs.items() if attr != _DEFAULT_LIST}
+            disk.set_xattrs(dir_fd, name, {}, now)
         if kind == stat.S_IFDIR:
             return  # its mode and times are set when everything is in it
         if kind != stat.S_IFLNK:

@@ -124,7 +124,7 @@ def _printed(
     if form == "name-status":
         return summary.name_status(changes, zero=style.zero, color=colored and not style.zero)
     if form == "stat":
-        return stat.lines(patch(changes, binary=False, copies=True), color=colored)
+        return stat.lines(patch(changes, binary=False, copies=True), stat.sizes(changes), color=colored)
     if form == "rich":
         from goexfs.views import Views
 

@@ -3,10 +3,14 @@
 Owns the reading of a patch's pieces and the drawing of the bars.  Pure functions from bytes to lines; any thread.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from goexfs.cli.output import count, on_terminal, styled, visible
+
+if TYPE_CHECKING:
+    from snapshots.changes import Change
 
 _NARROW = 80
 _MOST_BAR = 40
@@ -22,14 +26,30 @@ class FileStat:
     """lines"""
     removed: int
     binary: bool
+    sizes: tuple[int, int] | None = None
+    """before and after, of a binary file"""
 
 
-def file_stat(piece: bytes) -> FileStat:
+Sizes = Mapping[bytes, tuple[int, int]]
+"""By path, as a patch writes it: bytes before and after."""
+
+
+def sizes(changes: Iterable["Change"]) -> Sizes:
+    """What a patch does not say of binary files."""
+    from snapshots.patch import quoted
+
+    return {
+        quoted(each.path): (each.before.size if each.before else 0, each.after.size if each.after else 0)
+        for each in changes
+    }
+
+
+def file_stat(piece: bytes, known: Sizes) -> FileStat:
     """The counts of one ``diff --git`` part."""
     header, *lines = piece.split(b"\n")
     old = new = None
     added = removed = 0
-    binary = in_hunk = False
+    binary = in_hunk = comes = goes = False
     for line in lines:
         if line.startswith(b"@@ "):
             in_hunk = True
@@ -40,10 +60,17 @@ def file_stat(piece: bytes) -> FileStat:
             old = line.partition(b" from ")[2]
         elif line.startswith((b"rename to ", b"copy to ")):
             new = line.partition(b" to ")[2]
+        elif line.startswith(b"new file mode "):
+            comes = True
+        elif line.startswith(b"deleted file mode "):
+            goes = True
         elif line.startswith((b"Binary files ", b"GIT binary patch")):
             binary = True
-    name = visible(old) + " => " + visible(new) if old and new else visible(_both(header.removeprefix(b"diff --git ")))
-    return FileStat(name, added, removed, binary)
+    path = _both(header.removeprefix(b"diff --git ")) if new is None else new
+    name = visible(old) + " => " + visible(new) if old and new else visible(path)
+    before, after = known.get(path, (-1, -1))
+    both = (0 if comes else before, 0 if goes else after) if binary and path in known else None
+    return FileStat(name, added, removed, binary, both)
 
 
 def _both(names: bytes) -> bytes:
@@ -54,12 +81,12 @@ def _both(names: bytes) -> bytes:
     return b'"' + half[3:] if b"\\" in half else half[3:-1]  # quoted for its spaces only
 
 
-def lines(patch: Iterable[bytes], *, color: bool = False) -> Iterator[bytes]:
+def lines(patch: Iterable[bytes], known: Sizes, *, color: bool = False) -> Iterator[bytes]:
     """The listing: a line per file, what a patch can only say in comments, and the totals."""
     files = []
     for piece in patch:
         if piece.startswith(b"diff --git "):
-            files.append(file_stat(piece))
+            files.append(file_stat(piece, known))
         else:
             yield from (f" {visible(line)}\n".encode() for line in piece.splitlines())
     width = max((len(file.name) for file in files), default=0)
@@ -76,7 +103,8 @@ def lines(patch: Iterable[bytes], *, color: bool = False) -> Iterator[bytes]:
 
 def _amount(file: FileStat, numbers: int, bar: int, most: int, color: bool) -> str:
     if file.binary:
-        return f"{'Bin':>{numbers}}"
+        told = "" if file.sizes is None else f" {file.sizes[0]} -> {file.sizes[1]} bytes"
+        return f"{'Bin':>{numbers}}{told}"
     plus, minus = file.added, file.removed
     if most > bar:  # scaled, but never to nothing
         plus, minus = (-(-value * bar // most) for value in (plus, minus))

@@ -124,6 +124,7 @@ def test_check_reads(goexfs: Command, base: Path) -> None:
     goexfs.kept("cat b > new", name="mine")
     time.sleep(0.01)
     (base / "b").write_text("changed")
+    assert goexfs("merge", "mine", "--check-reads", "--theirs").returncode == 79
     done = goexfs("merge", "mine", "--check-reads")
     assert done.returncode == 79
     assert "b: read by the run, changed in the base" in done.stderr

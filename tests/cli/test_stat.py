@@ -14,12 +14,12 @@ PIECES = [
 
 
 def test_lines() -> None:
-    shown = b"".join(stat.lines(PIECES)).decode().splitlines()
+    shown = b"".join(stat.lines(PIECES, {b"pic": (0, 123), b"a b": (1, 2)})).decode().splitlines()
     assert shown == [
         " # mode of a b: 0644 -> 0600",
         " a b        |  3 +-",
         " empty      |  0",
-        " pic        | Bin",
+        " pic        | Bin 0 -> 123 bytes",
         " old => new |  0",
         ' "x\\033y"   | 90 ' + "-" * 40,
         " 5 files changed, 2 insertions(+), 91 deletions(-)",
@@ -27,4 +27,4 @@ def test_lines() -> None:
 
 
 def test_nothing() -> None:
-    assert b"".join(stat.lines([])) == b" 0 files changed\n"
+    assert b"".join(stat.lines([], {})) == b" 0 files changed\n"

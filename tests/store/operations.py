@@ -1,6 +1,8 @@
 """Sequences of filesystem operations for Hypothesis, run on a real directory; what the kernel refuses is skipped."""
 
 import os
+import stat
+import struct
 
 from hypothesis import strategies as st
 
@@ -27,6 +29,10 @@ operation = st.one_of(
     st.tuples(st.just("utime"), paths, times),
     st.tuples(st.just("setxattr"), paths, st.sampled_from([b"1", b"2"])),
     st.tuples(st.just("removexattr"), paths),
+    st.tuples(st.just("acl"), paths, st.sampled_from([4, 6])),
+    st.tuples(st.just("hole"), paths, st.sampled_from([300_000, 5])),
+    st.tuples(st.just("device"), paths),
+    st.tuples(st.just("retype"), paths),
 )
 sequences = st.lists(operation, max_size=12)
 
@@ -36,8 +42,16 @@ base_operation = st.one_of(
     st.tuples(st.just("link"), paths, paths),
     st.tuples(st.just("symlink"), paths, contents.filter(lambda c: c and b"\0" not in c)),
     st.tuples(st.just("setxattr"), paths, st.just(b"0")),
+    st.tuples(st.just("acl"), paths, st.just(7)),
 )
 base_sequences = st.lists(base_operation, min_size=2, max_size=14)
+
+
+def access_list(bits, uid=1000):
+    """An access control list that gives a user these bits, as the kernel stores it."""
+    entries = ((1, 6, -1), (2, bits, uid), (4, 4, -1), (16, 7, -1), (32, 4, -1))
+    packed = (struct.pack("<HHI", tag, mode, who & 0xFFFFFFFF) for tag, mode, who in entries)
+    return struct.pack("<I", 2) + b"".join(packed)
 
 
 def rmtree(path):
@@ -102,6 +116,26 @@ def perform(root, op):
             os.setxattr(path, b"user.x", rest[0], follow_symlinks=False)
         elif kind == "removexattr":
             os.removexattr(path, b"user.x", follow_symlinks=False)
+        elif kind == "acl":
+            if os.path.islink(path):
+                return False
+            os.setxattr(path, b"system.posix_acl_access", access_list(rest[0]))
+            if os.path.isdir(path):
+                os.setxattr(path, b"system.posix_acl_default", access_list(rest[0]))
+        elif kind == "hole":
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            os.ftruncate(fd, rest[0])
+            os.pwrite(fd, b"end", rest[0])
+            os.close(fd)
+        elif kind == "device":
+            os.mknod(path, stat.S_IFCHR | 0o620, os.makedev(1, 3))
+        elif kind == "retype":
+            if os.path.isdir(path) and not os.path.islink(path):
+                rmtree(path)
+                os.symlink(b"was a directory", path)
+            else:
+                os.unlink(path)
+                os.mkdir(path, 0o711)
     except OSError:
         return False
     return True

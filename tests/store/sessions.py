@@ -8,6 +8,7 @@ from snapshots.base import BaseTree
 from snapshots.planner import plan_merge
 from snapshots.tree import UpperTree
 from tests.store.mirror import DictObjects, Mirror
+from tests.store.operations import access_list
 from tests.support.trees import differences, picture
 
 STAGING = b".goexfs-merge-test"
@@ -109,4 +110,10 @@ def every_kind_of_change(there):
     os.chown(there / "saved", 1000, 1001)
     os.chmod(there / "new", 0o2775)
     os.utime(there / "b", ns=(10**18, 10**18 + 7))
+    for name, kind in ((b"system.posix_acl_access", "attributes"), (b"system.posix_acl_default", "new")):
+        os.setxattr(there / kind, name, access_list(6))
+    with (there / "sparse").open("wb") as file:
+        file.seek(300_000)
+        file.write(b"after a hole")
+    os.utime(there / "sparse", ns=(10**18, 10**18 + 9))
     there.chmod(0o711)

@@ -160,6 +160,11 @@ def test_an_undo_killed_at_every_step(tmp_path, capsys, again, stride):
         where = f"killed before step {number}: {step}"
         assert die_at(0, scene.recover) is None
         outcomes.append(scene.check_recovered(where))
+        assert scene.state() == {"old": "kept", "new": "merged"}[outcomes[-1]], where
+        if number % 10 == 1 and outcomes[-1] == "old":  # the run has all that it had
+            scene.merge()
+            assert scene.check_recovered(where) == "new"
+            scene.undo()
         if number % 10 == 1 and outcomes[-1] == start:
             scene.undo()
             assert scene.check_recovered(where) == end
