@@ -173,7 +173,10 @@ class Application:
         """What is in the base now that everything is done."""
         assert self._course is not None
         trails = Trails(self.plan, self._paths)
-        return trails.left(new=not self.backward, times=self._course.times, root_times=self._course.root_times)
+        return trails.left(
+            new=not self.backward, times=self._course.times, root_times=self._course.root_times,
+            made=self.staging.made_files,
+        )  # fmt: skip
 
     def _fail(self, reason: BaseException) -> NoReturn:
         with undisturbed():

@@ -11,14 +11,16 @@ import stat
 from snapshots.basepaths import BasePaths, join
 from snapshots.changes import Side
 from snapshots.content import (
+    Ahead,
     ObjectReader,
     Readable,
     open_base,
     open_entry,
     same_content,
 )
-from snapshots.entries import Changed, Content, Entry
+from snapshots.entries import Changed, Content, Entry, Identity
 from snapshots.errors import BaseChanged
+from snapshots.large import small_object
 from snapshots.tree import Place
 
 _LABELS = frozenset((b"security.selinux", b"security.ima", b"security.evm"))
@@ -51,7 +53,7 @@ class Sides:
 
     def __init__(self, base: BasePaths, objects: ObjectReader) -> None:
         self._base = base
-        self._objects = objects
+        self._objects = Ahead(objects)
         self._compared: dict[tuple[object, ...], bool] = {}
         """whether contents of the run and of the base differ, where that was looked into"""
 
@@ -76,6 +78,8 @@ class Sides:
         """The side of a changed node at one of its paths in the run."""
         kind = stat.S_IFMT(entry.mode)
         origin = entry.origin
+        if (small := small_object(entry)) is not None:
+            self._objects.expect(small)
         return Side(
             path=path, mode=entry.mode, uid=entry.uid, gid=entry.gid,
             size=_size(entry), mtime_ns=entry.mtime_ns,
@@ -133,10 +137,10 @@ class Sides:
             return False
         if before.size != after.size:
             return True
-        if was.entry is not None or now.entry is None:
+        if was.entry is not None or was.st is None or now.entry is None:
             return self._read_and_compare(before, after)
         # Whoever makes a plan after a diff asks again, and large files are not to be read twice.
-        key = before.node, before.size, before.mtime_ns, now.entry.content, now.entry.origin
+        key = Identity.of(was.st), now.entry.content, now.entry.origin
         if key not in self._compared:
             self._compared[key] = self._read_and_compare(before, after)
         return self._compared[key]

@@ -96,14 +96,14 @@ class Conflicts:
         if before.kind != after.kind:
             return False
         place = Place(base_path, entry, entry.origin.path if entry.origin is not None else None, None)
-        differs = self._sides.content_differs(before, after, Place(base_path, None, base_path, base_path), place)
+        differs = self._sides.content_differs(before, after, Place(base_path, None, base_path, base_path, st), place)
         attrs = set(self._sides.attrs_that_differ(before, after, place, times=False)) - {"links"}
         return not differs and not attrs
 
     def has_same_content(self, entry: Entry, base_path: bytes, st: os.stat_result) -> bool:
         """Whether a file that the run wrote to has the bytes that the base file has."""
         before, after = self._sides.of_base(base_path, st), self._sides.of_entry(entry, base_path)
-        here = Place(base_path, None, base_path, base_path)
+        here = Place(base_path, None, base_path, base_path, st)
         return not self._sides.content_differs(before, after, here, Place(base_path, entry, None, None))
 
     def check_hidden(

@@ -40,6 +40,47 @@ class RowReader(Protocol):
         """Those of many objects that are small and there, by name."""
 
 
+class Ahead:
+    """Reads small objects together that are likely to be read one after the other: those of a diff.
+
+    Keeps what it read, up to ``HELD`` objects of at most ``large.SMALL`` bytes.
+    """
+
+    HELD = 256
+    TOGETHER = 64
+
+    def __init__(self, objects: ObjectReader) -> None:
+        self._objects = objects
+        self._rows = objects if isinstance(objects, RowReader) else None
+        self._order: list[bytes] = []
+        self._places: dict[bytes, int] = {}
+        self._held: dict[bytes, bytes] = {}
+
+    def expect(self, name: bytes) -> None:
+        """This small object may be read, and if it is, then at about the time of those expected before and after."""
+        if self._rows is not None and name not in self._places:
+            self._places[name] = len(self._order)
+            self._order.append(name)
+
+    def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes:
+        """See ``ObjectReader``."""
+        data = self._held.get(name)
+        if data is None and name in self._places and self._rows is not None:
+            if len(self._held) >= self.HELD:
+                self._held = {}
+            first = self._places[name] // self.TOGETHER * self.TOGETHER
+            near = [other for other in self._order[first : first + self.TOGETHER] if other not in self._held]
+            self._held.update(self._rows.read_rows(near))
+            data = self._held.get(name)
+        if data is None:
+            return self._objects.read(name, offset, length)
+        return data[offset:] if length is None else data[offset : offset + length]
+
+    def descriptor(self, name: bytes) -> int | None:
+        """See ``ObjectReader``."""
+        return self._objects.descriptor(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """A range of a file that is not a hole."""

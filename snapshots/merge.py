@@ -6,7 +6,7 @@ planned by ``planner`` and done by ``apply``.  Belongs to the thread of the stor
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from snapshots.basepaths import BasePaths
 from snapshots.changes import Change
 from snapshots.choosing import Selection
 from snapshots.choosing import resolve as resolve_selection
+from snapshots.compare import Sides
 from snapshots.diff import diff
 from snapshots.entries import Checkpoint, Entry, UpperState
 from snapshots.errors import BaseError, Conflict, MergeError, NothingChosen, RunState, StoreError
@@ -59,6 +60,8 @@ class MergeResult(msgspec.Struct, frozen=True):
     """what was not chosen and is needed for what was: new directories"""
     settled: tuple[Settled, ...] = ()
     """paths that the base had changed too, and what became of each; sorted by path"""
+    others: tuple[tuple[bytes, "MergeResult"], ...] = ()
+    """of a run with several bases: the further ones in which there was something to do, and what was done there"""
 
 
 class Planned(NamedTuple):
@@ -93,7 +96,11 @@ class How(NamedTuple):
     check_reads: bool
     stays: bool = False
     """the run stays kept whatever is left in it: another part of it has something that is not merged"""
+    review: "Review | None" = None
 
+
+Review = Callable[[Sequence[Change]], None]
+"""Is shown what is to be merged, before anything is done about it, while it can be read."""
 
 Gate = Callable[[UpperState], None]
 """Looks at what would be merged, and raises what speaks against it."""
@@ -103,6 +110,7 @@ def merge(
     store: Store, run: Run, *, dry_run: bool = False, choose: Callable[[Change], bool] | None = None,
     hunks: Selection | None = None, gate: Gate | None = None, screen: Gate | None = None,
     resolve: Resolve | None = None, check_reads: bool = False, progress: Progress | None = None,
+    review: Review | None = None,
 ) -> MergeResult:  # fmt: skip
     """Make all that a run changed real, or nothing; the run is then ``merged`` and its upper gone.
 
@@ -112,6 +120,7 @@ def merge(
     changed while it was asked is a MergeError.
     ``resolve`` says what becomes of the conflicts that are left when texts are merged.  With ``check_reads`` a file
     that the run only read, and that has changed in the base since, is one, too.  ``progress`` is told how much is done.
+    ``review`` is shown the changes, also in a dry run, and also those that turn out to be in conflict.
 
     A dry run only makes the plan, of a mounted run as it was last sealed.  Errors: Conflict (with one ``PathConflict``
     per path) when the base moved; MergeError when it failed on the way and was taken back; RunBusy while the run is
@@ -121,7 +130,7 @@ def merge(
     run = store.runs.get(run.id)
     if not run.is_live:
         raise RunState(f"run {run.label} is {run.state}; only an active or kept run can be merged")
-    how = How(choose, hunks, screen, resolve, check_reads)
+    how = How(choose, hunks, screen, resolve, check_reads, review=review)
     if dry_run:
         with BaseTree(run.base) as base:
             planned = plan_of(store, run, base, how)
@@ -130,7 +139,7 @@ def merge(
         store.runs.check_unmounted(run.id)
         planned = plan_of(store, run, base, how)
         if gate is not None:
-            again = how._replace(screen=None)
+            again = how._replace(screen=None, review=None)
             planned = _through(gate, planned, lambda: plan_of(store, run, base, again, planned.now_ns))
         plan, rest = planned.plan, planned.rest
         if planned.independent:
@@ -207,10 +216,15 @@ def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -
     completed: tuple[bytes, ...] = ()
     independent: tuple[Entry, ...] = ()
     now_ns = now_ns or time.time_ns()
-    if choose is not None or hunks is not None or how.stays:
-        below = BasePaths(base)
-        tree = with_aliases(UpperTree(state), below)
-        changes = diff(tree, base, store.objects)
+    below = BasePaths(base)
+    sides = Sides(below, store.objects)
+    tree = with_aliases(UpperTree(state), below)
+    partly = choose is not None or hunks is not None or how.stays
+    changes = diff(tree, base, store.objects, sides=sides) if partly or how.review is not None else []
+    if how.review is not None:
+        shown = [change for change in changes if choose is None or choose(change)]
+        how.review(shown if hunks is None else [change for change in shown if change.path in hunks])
+    if partly:
         chosen = {change.path for change in changes if choose is None or choose(change)}
         substitutes: dict[bytes, Substitute] = {}
         if hunks is not None:
@@ -229,7 +243,7 @@ def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -
         screen(state)
     outcome = settle(
         state, base, store.objects, since_ns=in_order_ns(store, run), resolve=how.resolve,
-        label=os.fsencode(run.label), now_ns=now_ns,
+        label=os.fsencode(run.label), now_ns=now_ns, tree=tree, sides=sides,
     )  # fmt: skip
     upper = None if independent else whole
     conflicts = outcome.plan.conflicts

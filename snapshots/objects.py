@@ -383,7 +383,8 @@ class Objects:
                     " AND NOT EXISTS (SELECT 1 FROM loose WHERE object = o.id)",
                     some,
                 )
-                self._db.many("DELETE FROM objects WHERE id = ?", [(key,) for key, _, _, _ in rows])
+                marks = ",".join("?" * len(rows))
+                self._db.run(f"DELETE FROM objects WHERE id IN ({marks})", [key for key, _, _, _ in rows])
                 for _, name, place, size in rows:
                     if place == Place.FILE:
                         self._files.remove(name)

@@ -35,14 +35,16 @@ from snapshots.tree import Place, UpperTree
 _OWNER_MAY = stat.S_IWUSR | stat.S_IXUSR
 
 
-def plan_merge(tree: UpperTree, base: BaseTree, objects: ObjectReader, *, since_ns: int | None = None) -> Plan:
+def plan_merge(
+    tree: UpperTree, base: BaseTree, objects: ObjectReader, *, since_ns: int | None = None, sides: Sides | None = None
+) -> Plan:
     """The plan for merging all of a run, with every conflict there is.
 
     ``since_ns``: a time, not before the run began, when the base was as the run saw it; without it, what the run
-    hides is taken to be what it saw.
+    hides is taken to be what it saw.  ``sides``: those of a diff, which know what was compared already.
     """
     below = BasePaths(base)
-    return _Planner(with_aliases(tree, below), below, objects, since_ns).plan()
+    return _Planner(with_aliases(tree, below), below, sides or Sides(below, objects), since_ns).plan()
 
 
 @dataclass(slots=True)
@@ -89,10 +91,10 @@ class _Lost:
 
 
 class _Planner:
-    def __init__(self, tree: UpperTree, base: BasePaths, objects: ObjectReader, since_ns: int | None) -> None:
+    def __init__(self, tree: UpperTree, base: BasePaths, sides: Sides, since_ns: int | None) -> None:
         self._tree = tree
         self._base = base
-        self._sides = Sides(base, objects)
+        self._sides = sides
         self._next_slot = 0
         self._conflicts = Conflicts(base, self._sides, since_ns)
         self._makes: list[Make] = []
@@ -139,13 +141,18 @@ class _Planner:
             for name in self._base.list(under):
                 if name not in links:
                     self._hide(join(under, name), None, None)
+        there = self._base.stat_some(under, links) if under is not None else {}
+        entries = self._tree.state.entries
         for name, ino in sorted(links.items()):
             base_path = join(under, name) if under is not None else None
             if ino == WHITEOUT:
                 if base_path is not None:
                     self._hide(base_path, (ino_of_place, name), hides.get(name))
                 continue
-            occupant = self._base.stat(base_path) if base_path is not None else None
+            if staged is not None and (entry := entries[ino]).origin is None and self._has_one_name(entry):
+                self._makes.append(Make(join(staged, name), join(place.path, name), entry, self._xattrs(entry)))
+                continue
+            occupant = there.get(name)
             child = self._tree.child(place, name)
             assert child is not None
             assert child.entry is not None
@@ -158,6 +165,10 @@ class _Planner:
                 self._kept_directory(child, child.entry, spot)
             else:
                 self._moved_directory(child, child.entry, spot)
+
+    def _has_one_name(self, entry: Entry) -> bool:
+        """Whether this is anything but a directory, with nothing to decide about other names."""
+        return not entry.is_dir and entry.nlink <= 1 and self._tree.number_of_links(entry.ino) == 1
 
     def _hide(self, base_path: bytes, link: tuple[int, bytes] | None, hides: Hidden | None) -> None:
         st = self._base.stat(base_path)

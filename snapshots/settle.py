@@ -85,15 +85,17 @@ class Outcome(NamedTuple):
 
 def settle(
     state: UpperState, base: BaseTree, objects: Objects, *, since_ns: int | None, resolve: Resolve | None = None,
-    label: bytes = b"the run", now_ns: int = 0,
+    label: bytes = b"the run", now_ns: int = 0, tree: UpperTree | None = None, sides: Sides | None = None,
 ) -> Outcome:  # fmt: skip
     """Settle all conflicts that can be.
 
-    ``label`` names the run in conflict markers, ``now_ns`` is the time of merged texts (0: now).
+    ``label`` names the run in conflict markers, ``now_ns`` is the time of merged texts (0: now).  ``tree``: that of the
+    state, if there is one already; ``sides``: those of a diff, which know what was compared already.
     """
     settled: dict[bytes, Settled] = {}
     for _ in range(_ROUNDS):
-        plan = plan_merge(UpperTree(state), base, objects, since_ns=since_ns)
+        tree = tree if tree is not None and tree.state is state else UpperTree(state)
+        plan = plan_merge(tree, base, objects, since_ns=since_ns, sides=sides)
         if not plan.conflicts:
             break
         work = _Settling(state, base, objects, resolve or (lambda _: None), label, now_ns)

@@ -15,9 +15,10 @@ from snapshots import disk
 from snapshots.base import STAGING_PREFIX, BaseTree
 from snapshots.basepaths import BasePaths, join, split
 from snapshots.content import BaseContent, ObjectReader, RowReader, StoredContent, open_entry
-from snapshots.entries import Entry, Extent
+from snapshots.course import Seen
+from snapshots.entries import Entry
 from snapshots.errors import BaseChanged, MergeError
-from snapshots.large import Giving
+from snapshots.large import Giving, small_object
 from snapshots.layout import OBJECT_MODE
 from snapshots.names import readable
 from snapshots.plan import Make
@@ -33,9 +34,8 @@ COST = 4096
 
 _DEFAULT_LIST = b"system.posix_acl_default"
 _PERMISSIONS = 0o777
-_SMALL = 16 << 10
 _BATCH = 256
-"""Bytes of a file whose content is read with others', and of how many others: they are in memory together."""
+"""Files of which the contents are read together, if they are small."""
 
 
 def staging_name(run_id: str) -> bytes:
@@ -63,6 +63,8 @@ class Staging:
         self._tree = base
         self._paths = BasePaths(base)
         self._objects = objects
+        self.made_files: dict[bytes, Seen] = {}
+        """the new files as they were made here, by their paths in the run"""
         self.giving: Giving | None = None
         """where files are had that need not be copied"""
         self.tick: Callable[[int], None] = _nothing
@@ -146,12 +148,30 @@ class Staging:
         """Make new nodes, parents first; BaseChanged when the base no longer has what a content takes from it."""
         inherited = []
         for batch in _batches(makes):
-            small = self._read_small(batch)
             last: bytes | None = None
-            for make in batch:
+            for make, content in zip(batch, self._small_contents(batch), strict=True):
                 above, name = split(make.staged)
                 if above != last:
                     directory, last = self._paths.dir(join(self.name, above) if above else self.name), above
+<<<<<<< work
+                dir_fd = self._tree.fd(directory)
+                if stat.S_ISREG(make.entry.mode):
+                    self._make_file(dir_fd, name, make, content)
+                else:
+                    self._make(dir_fd, name, make)
+                self.tick(COST if content is None else COST + len(content))
+
+    def _small_contents(self, makes: Sequence[Make]) -> list[bytes | None]:
+        """The contents of those that are small objects: one question to the store for many files."""
+        names = [small_object(make.entry) for make in makes]
+        wanted = {name for name in names if name is not None}
+        rows = self._objects if isinstance(self._objects, RowReader) else None
+        found: dict[bytes, bytes] = rows.read_rows(wanted) if wanted and rows is not None else {}
+        contents = [found.get(name) if name is not None else None for name in names]
+        return [_cut(content, make.entry) for content, make in zip(contents, makes, strict=True)]
+
+    def _make(self, dir_fd: int, name: bytes, make: Make) -> None:
+=======
                 self._make(self._tree.fd(directory), name, make, small)
                 if _DEFAULT_LIST in make.xattrs:
                     inherited.append((directory, name, {_DEFAULT_LIST: make.xattrs[_DEFAULT_LIST]}))
@@ -165,11 +185,9 @@ class Staging:
         return self._objects.read_rows(names) if names and isinstance(self._objects, RowReader) else {}
 
     def _make(self, dir_fd: int, name: bytes, make: Make, small: dict[bytes, bytes]) -> None:
+>>>>>>> new
         entry = make.entry
         kind = stat.S_IFMT(entry.mode)
-        if kind == stat.S_IFREG:
-            self._make_file(dir_fd, name, make, _content_in(small, entry))
-            return
         if kind == stat.S_IFDIR:
             disk.mkdir(dir_fd, name)
         elif kind == stat.S_IFLNK:
@@ -192,6 +210,7 @@ class Staging:
         """Make a file; ``data`` is all of its content, if that has been read."""
         entry = make.entry
         mode = stat.S_IMODE(entry.mode)
+        times = (entry.atime_ns, entry.mtime_ns)
         fd = self._open_given(dir_fd, name, entry) if data is None else -1
         try:
             if fd < 0:
@@ -201,16 +220,22 @@ class Staging:
                     self._write(fd, entry)
                 else:
                     disk.write(fd, data, 0)
-                    self.tick(len(data))
-            st = os.fstat(fd)
-            if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
-                disk.own_file(fd, entry.uid, entry.gid)
             if make.xattrs:
                 # By descriptor: writing the content may have closed the directory's.
                 disk.set_file_xattrs(fd, make.xattrs)
-            # An access control list changes the mode, and so does a change of owner.
-            is_right = stat.S_IMODE(st.st_mode) == mode and mode <= _PERMISSIONS and not make.xattrs
-            disk.finish_file(fd, None if is_right else mode, (entry.atime_ns, entry.mtime_ns))
+            disk.finish_file(fd, None, times)
+            st = os.fstat(fd)
+            # An access control list changes the mode, and so does a change of owner, which takes capabilities too.
+            if (st.st_uid, st.st_gid) != (entry.uid, entry.gid):
+                disk.own_file(fd, entry.uid, entry.gid)
+                if make.xattrs:
+                    disk.set_file_xattrs(fd, make.xattrs)
+                disk.finish_file(fd, mode, times)
+                st = os.fstat(fd)
+            elif stat.S_IMODE(st.st_mode) != mode:
+                disk.finish_file(fd, mode, times)
+                st = os.fstat(fd)
+            self.made_files[make.path] = Seen.of(st)
         finally:
             if fd >= 0:
                 os.close(fd)
@@ -326,22 +351,11 @@ def _batches(makes: Iterable[Make]) -> Iterator[tuple[Make, ...]]:
         yield batch
 
 
-def _only_small(entry: Entry) -> Extent | None:
-    """The one extent that is all of a small file, and all of its object as far as this can tell."""
-    content = entry.content
-    if content is None or len(content.extents) != 1 or not 0 < content.size <= _SMALL:
+def _cut(data: bytes | None, entry: Entry) -> bytes | None:
+    """The content of an entry in the object that holds it; None when that is damaged, which is told elsewhere."""
+    if data is None or entry.content is None or len(data) < entry.content.size:
         return None
-    extent = content.extents[0]
-    return extent if (extent.offset, extent.start, extent.length) == (0, 0, content.size) else None
-
-
-def _content_in(small: dict[bytes, bytes], entry: Entry) -> bytes | None:
-    """The content of a file, if it is that of a small object that has been read."""
-    extent = _only_small(entry)
-    data = small.get(extent.object) if extent is not None else None
-    if extent is None or data is None or len(data) < extent.length:
-        return None
-    return data[: extent.length]
+    return data if len(data) == entry.content.size else data[: entry.content.size]
 
 
 def remove_tree(dir_fd: int, name: bytes) -> None:

@@ -8,6 +8,8 @@ it moves only (a renamed directory) must be the same node; what was done inside 
 """
 
 import stat
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -16,6 +18,7 @@ from snapshots.compare import carried
 from snapshots.course import Homes, Seen, Times, Trail
 from snapshots.plan import Aside, Attrs, ConflictKind, Link, PathConflict, Plan, Put, Replace, SetAttrs, Unlock
 
+NOTHING: Mapping[bytes, Seen] = MappingProxyType({})
 _ADVICE = "put it back as the merge left it, or keep the merge"
 
 
@@ -55,23 +58,53 @@ class Trails:
             return isinstance(op, Put | Replace) and op.slot not in self._homes.of_slots
         return isinstance(op, Replace) or (isinstance(op, Aside) and op.slot not in self._moves_on)
 
-    def left(self, *, new: bool, times: dict[bytes, Times], root_times: Times) -> Trail:
-        """What there is in the new tree (or the old one), which is complete."""
+    def left(
+        self, *, new: bool, times: dict[bytes, Times], root_times: Times, made: Mapping[bytes, Seen] = NOTHING
+    ) -> Trail:
+        """What there is in the new tree (or the old one), which is complete.
+
+        ``made`` are the new files as they were made, by path: they need not be looked at again, and what somebody else
+        has done to them since is not the merge's.
+        """
         self._base.forget()
         places = self._places(new=new)
         nodes: dict[int, Seen] = {}
         below: dict[int, dict[bytes, Seen]] = {}
-        others = set(places.values())
+        others = self._moving(places)
+        inside = self._made_below(made) if new and made else {}
         for number, path in places.items():
             st = self._base.stat(path)
             if st is None:
                 continue
             nodes[number] = Seen.of(st)
             if stat.S_ISDIR(st.st_mode) and self._is_removed(number, new=new):
-                below[number] = self._walk(path, others)
+                below[number] = inside[number] if number in inside else self._walk(path, others)
         root = self._base.stat(b"")
         assert root is not None, "the root is open"
         return Trail(nodes, below, times, Seen.of(root), root_times)
+
+    def _moving(self, places: dict[int, bytes]) -> set[bytes]:
+        """Those of the places to which operations bring nodes of their own, each of which is looked after by itself."""
+        return {path for number, path in places.items() if not isinstance(self._plan.operations[number], SetAttrs)}
+
+    def _made_below(self, made: Mapping[bytes, Seen]) -> dict[int, dict[bytes, Seen]]:
+        """What was made below each new directory, by number of the operation that put it in its place."""
+        numbers = {op.slot: n for n, op in enumerate(self._plan.operations) if isinstance(op, Put | Replace)}
+        found: dict[int, dict[bytes, Seen]] = {}
+        for make in self._plan.makes:
+            slot, _, inner = make.staged.partition(b"/")
+            number = numbers[slot]
+            here = found.setdefault(number, {})
+            if not inner:
+                continue
+            seen = made.get(make.path)
+            if seen is None:  # no file
+                st = self._base.stat(make.path)
+                if st is None:
+                    continue
+                seen = Seen.of(st)
+            here[inner] = seen
+        return found
 
     def _walk(self, top: bytes, others: set[bytes]) -> dict[bytes, Seen]:
         found: dict[bytes, Seen] = {}
@@ -92,7 +125,7 @@ class Trails:
         """What is not any more as it was left, sorted by path."""
         found: dict[bytes, PathConflict] = {}
         places = self._places(new=new)
-        others = set(places.values())
+        others = self._moving(places)
         operations = self._plan.operations
 
         def add(path: bytes, kind: ConflictKind, advice: str = _ADVICE) -> None:
@@ -121,8 +154,9 @@ class Trails:
                     elif is_now is None:
                         add(join(path, inner), ConflictKind.DELETED_SINCE)
                     elif is_now != was:
-                        add(join(path, inner), ConflictKind.MODIFIED_SINCE)
-        for path in self._wanted(new=new) - others:
+                        same = stat.S_ISDIR(was.mode) and is_now.is_same_node(was)
+                        add(join(path, inner), ConflictKind.ATTRIBUTES_SINCE if same else ConflictKind.MODIFIED_SINCE)
+        for path in self._wanted(new=new) - set(places.values()):
             if self._base.stat(path) is not None:
                 add(path, ConflictKind.ADDED_SINCE, "move it elsewhere, or keep the merge")
         return tuple(found[path] for path in sorted(found))

@@ -179,7 +179,10 @@ def prune(db: Database, objects: Objects, key: int, before: int, *, rows: int) -
                 " ORDER BY until, ino LIMIT ?",
                 (key, *last, before, rows),
             )
-            freed = _drop_entries(db, objects, key, [row for row in found if not is_held(held, row[2], row[0])])
+            if held:
+                freed = _drop_entries(db, objects, key, [row for row in found if not is_held(held, row[2], row[0])])
+            else:
+                freed = _drop_range(db, objects, key, last, found[-1][:2]) if found else None
         if freed is not None:
             yield freed
         if not found:
@@ -194,10 +197,17 @@ def prune(db: Database, objects: Objects, key: int, before: int, *, rows: int) -
                 " AND until <= ? ORDER BY until, parent, name LIMIT ?",
                 (key, *after, before, rows),
             )
-            db.many(
-                "DELETE FROM links WHERE run = ? AND until = ? AND parent = ? AND name = ?",
-                [(key, *row[:3]) for row in links if not is_held(held, row[3], row[0])],
-            )
+            if held:
+                db.many(
+                    "DELETE FROM links WHERE run = ? AND until = ? AND parent = ? AND name = ?",
+                    [(key, *row[:3]) for row in links if not is_held(held, row[3], row[0])],
+                )
+            elif links:
+                db.run(
+                    "DELETE FROM links WHERE run = ? AND (until, parent, name) > (?, ?, ?)"
+                    " AND (until, parent, name) <= (?, ?, ?)",
+                    (key, *after, *links[-1][:3]),
+                )
         if not links:
             break
         after = links[-1][0], links[-1][1], links[-1][2]
@@ -224,6 +234,17 @@ def _drop_entries(db: Database, objects: Objects, key: int, dead: list[tuple[int
             f"DELETE FROM {table} WHERE run = ? AND until = ? AND ino = ?",
             [(key, until, ino) for until, ino, _ in dead],
         )
+    return objects.free(used)
+
+
+def _drop_range(
+    db: Database, objects: Objects, key: int, after: tuple[int, int], last: tuple[int, int]
+) -> Collected:
+    """Drop all entries after one (until, ino), up to another: one statement each for what nobody holds."""
+    where, args = "run = ? AND (until, ino) > (?, ?) AND (until, ino) <= (?, ?)", (key, *after, *last)
+    used = {name for (name,) in db.all(f"SELECT object FROM uses WHERE {where}", args)}
+    for table in ("uses", "entries"):
+        db.run(f"DELETE FROM {table} WHERE {where}", args)
     return objects.free(used)
 
 

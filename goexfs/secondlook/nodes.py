@@ -34,7 +34,7 @@ def reasons(change: Change, base: bytes) -> Iterator[tuple[str, str]]:
         if gained & _ANY_X and not old_mode & _ANY_X:
             yield "executable", "new executable" if before is None else "became executable"
         asked = change.status is Status.ADDED or "xattrs" in change.attrs
-        if asked and _capability(after) not in (None, _capability(before)):
+        if asked and (capability := _capability(after)) is not None and capability != _capability(before):
             yield "capability", "has file capabilities: runs with rights of root"
     if after.kind in (stat.S_IFCHR, stat.S_IFBLK) and (before is None or before.rdev != after.rdev or not old_mode):
         yield "device", "device node"

@@ -73,7 +73,12 @@ SECRETS = (
 """Forms that cannot well be anything else; passwords without a form of their own are not found."""
 
 _FORMS = [(secret, re.compile(secret.form)) for secret in SECRETS]
-_MARKS = [(mark, number) for number, secret in enumerate(SECRETS) for mark in secret.marks]
+_ALL_MARKS = [(mark, number) for number, secret in enumerate(SECRETS) for mark in secret.marks]
+_MARKS = [
+    (part, [(mark, number) for mark, number in _ALL_MARKS if next(p for p in (b"_", b"-", b"") if p in mark) == part])
+    for part in (b"_", b"-", b"")
+]
+"""Marks and numbers of their secrets, by what is in all of them: where that is not, none of them is looked for."""
 _ANY_MARK = re.compile(b"|".join(sorted({re.escape(mark) for secret in SECRETS for mark in secret.marks})))
 _SHORT = 512
 """Bytes up to which one search for all marks at once is faster than one for each."""
@@ -103,15 +108,17 @@ class Reader:
             return b""
         if id(side) in self._kept:
             return self._kept[id(side)]
+        if self._files <= 0 or self._bytes <= 0:
+            self._cut.add(id(side))
+            return b""
         data = b""
-        if self._files > 0 and self._bytes > 0:
-            try:
-                with side.open() as content:
-                    data = content.read(0, MOST_PER_FILE)
-            except BaseChanged:
-                pass
-            self._files -= 1
-            self._bytes -= len(data)
+        try:
+            with side.open() as content:
+                data = content.read(0, MOST_PER_FILE)
+        except BaseChanged:
+            pass
+        self._files -= 1
+        self._bytes -= len(data)
         if len(data) < side.size:
             self._cut.add(id(side))
         while len(self._kept) > 1:
@@ -152,7 +159,7 @@ def reasons(change: Change, reader: Reader) -> Iterator[tuple[str, str]]:
 def _secrets_in(new: bytes) -> list[str]:
     if len(new) <= _SHORT and _ANY_MARK.search(new) is None:
         return []
-    there = {number for mark, number in _MARKS if mark in new}
+    there = {number for part, marks in _MARKS if part in new for mark, number in marks if mark in new}
     return [_FORMS[number][0].what for number in sorted(there) if _FORMS[number][1].search(new)]
 
 

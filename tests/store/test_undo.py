@@ -119,6 +119,37 @@ def test_a_base_that_changed_since_is_a_conflict(work, store, change, path, kind
     assert MergeLog(store).is_kept(number)
 
 
+@pytest.mark.parametrize(
+    ("change", "path", "kind"),
+    [
+        (lambda d: write(d / "deep" / "g", "mine\n"), b"brand/new/deep/g", ConflictKind.MODIFIED_SINCE),
+        (lambda d: write(d / "deep" / "more", "mine\n"), b"brand/new/deep/more", ConflictKind.ADDED_SINCE),
+        (lambda d: (d / "f").unlink(), b"brand/new/f", ConflictKind.DELETED_SINCE),
+        (lambda d: os.chmod(d / "deep", 0o700), b"brand/new/deep", ConflictKind.ATTRIBUTES_SINCE),
+        (lambda d: write(d / "f", "mine\n"), b"brand/new/f", ConflictKind.MODIFIED_SINCE),
+    ],
+)
+@pytest.mark.parametrize("times", [0, 2])
+def test_what_changed_anywhere_in_a_new_directory_is_a_conflict(work, store, change, path, kind, times):
+    """Undoing takes all of a new directory away, however deep: what is in there must be what was merged."""
+
+    def make(there):
+        (there / "brand" / "new" / "deep").mkdir(parents=True)
+        write(there / "brand" / "new" / "f", "new\n")
+        write(there / "brand" / "new" / "deep" / "g", "new\n")
+
+    w = work(make)
+    number = w.merge().number
+    for _ in range(times):  # and when it was undone, and brought back
+        number = undo(store, number).number
+    change(w.base / "brand" / "new")
+    now = picture(w.base)
+    with pytest.raises(Conflict) as refused:
+        undo(store, number)
+    assert [(each.path, each.kind) for each in refused.value.conflicts] == [(path, kind)]
+    assert differences(now, picture(w.base)) == []
+
+
 def test_what_others_did_elsewhere_stays(work, store):
     w = work()
     number = w.merge().number
