@@ -153,13 +153,16 @@ class Staging:
                 above, name = split(make.staged)
                 if above != last:
                     directory, last = self._paths.dir(join(self.name, above) if above else self.name), above
-<<<<<<< work
                 dir_fd = self._tree.fd(directory)
                 if stat.S_ISREG(make.entry.mode):
                     self._make_file(dir_fd, name, make, content)
                 else:
                     self._make(dir_fd, name, make)
+                    if _DEFAULT_LIST in make.xattrs:
+                        inherited.append((directory, name, {_DEFAULT_LIST: make.xattrs[_DEFAULT_LIST]}))
                 self.tick(COST if content is None else COST + len(content))
+        for directory, name, default in inherited:  # what is in them had its own list in the run, or none
+            disk.set_xattrs(self._tree.fd(directory), name, {}, default)
 
     def _small_contents(self, makes: Sequence[Make]) -> list[bytes | None]:
         """The contents of those that are small objects: one question to the store for many files."""
@@ -171,21 +174,6 @@ class Staging:
         return [_cut(content, make.entry) for content, make in zip(contents, makes, strict=True)]
 
     def _make(self, dir_fd: int, name: bytes, make: Make) -> None:
-=======
-                self._make(self._tree.fd(directory), name, make, small)
-                if _DEFAULT_LIST in make.xattrs:
-                    inherited.append((directory, name, {_DEFAULT_LIST: make.xattrs[_DEFAULT_LIST]}))
-                self.tick(COST)
-        for directory, name, default in inherited:  # what is in them had its own list in the run, or none
-            disk.set_xattrs(self._tree.fd(directory), name, {}, default)
-
-    def _read_small(self, makes: Sequence[Make]) -> dict[bytes, bytes]:
-        """The small objects that are all of a file, by name: one question to the store for many files."""
-        names = {extent.object for make in makes if (extent := _only_small(make.entry)) is not None}
-        return self._objects.read_rows(names) if names and isinstance(self._objects, RowReader) else {}
-
-    def _make(self, dir_fd: int, name: bytes, make: Make, small: dict[bytes, bytes]) -> None:
->>>>>>> new
         entry = make.entry
         kind = stat.S_IFMT(entry.mode)
         if kind == stat.S_IFDIR:
