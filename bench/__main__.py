@@ -125,11 +125,10 @@ class Bench:
         report.table(self._document)
         self._write()
         if self._file and self._document.workloads:
-            reason = chart.missing()
-            if reason:
-                say(f"drew no picture: {reason}")
-            else:
+            try:
                 told(chart.draw(self._document, self._file.with_suffix("")))
+            except (ValueError, ImportError) as error:
+                say(f"drew no picture: {error}")
 
     def _workloads(self, trees: Trees, place: Path) -> None:
         waiting = [w for w in WORKLOADS if self._wanted(w.name) and not self._document.measured(w.name)]

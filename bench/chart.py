@@ -31,22 +31,15 @@ MINIMUM = 1e-3
 """the scale begins here: what is quicker than a thousandth of native is not told apart"""
 
 
-def missing() -> str | None:
-    """Why nothing can be drawn, or None."""
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError:
-        return "no matplotlib: pip install 'goexfs[bench]'"
-    return None
-
-
 def draw(document: Document, stem: Path, only: Sequence[str] = ()) -> list[Path]:
     """Write ``stem.svg`` and ``stem.png``: one panel for each group of workloads; the paths that were written.
 
-    ValueError when nothing in the document can be compared.
+    ValueError when nothing in the document can be compared, ImportError when there is nothing to draw with.
     """
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError("there is no matplotlib: pip install 'goexfs[bench]'") from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

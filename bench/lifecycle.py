@@ -21,8 +21,8 @@ PATIENCE = 600
 """seconds for one command"""
 FEW, MANY = 10, 1000
 """changes of a small and of a large run"""
-HUGE_PAIRS = 3
-"""repetitions of the merge of 3 GiB"""
+MOST_PAIRS = 3
+"""repetitions of the merges that are compared with cp"""
 
 
 @dataclass(frozen=True)
@@ -121,17 +121,16 @@ class Lifecycle:
         base = self._trees.get("fifty_thousand")
         directories = max(100 // self._trees.scale, 1)
         script = "mkdir new && cp -r " + " ".join(f"d{number}" for number in range(directories)) + " new/"
-        yield from self._beside_cp(base, f"{directories * 100:,} files", script, base / "new", self._repeat)
+        yield from self._beside_cp(base, f"{directories * 100:,} files", script, base / "new")
 
     def _huge_merge(self) -> Iterator[Figure]:
         """Of one file of 3 GiB, with the same done by ``cp`` after it."""
         base = self._trees.get("large")
-        times = min(self._repeat, HUGE_PAIRS)
-        yield from self._beside_cp(base, "a file of 3 GiB", "cat large large large > new", base / "new", times)
+        yield from self._beside_cp(base, "a file of 3 GiB", "cat large large large > new", base / "new")
 
-    def _beside_cp(self, base: Path, what: str, script: str, new: Path, times: int) -> Iterator[Figure]:
+    def _beside_cp(self, base: Path, what: str, script: str, new: Path) -> Iterator[Figure]:
         merges, copies = [], []
-        for _ in range(times):
+        for _ in range(min(self._repeat, MOST_PAIRS)):
             self._goexfs("run", "--base", base, "--name", "merged", "--keep", "--", "sh", "-c", script)
             self._run("sync")
             merges.append(self._goexfs("merge", "merged"))

@@ -33,14 +33,17 @@ def drop_caches() -> None:
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-def shell(script: str, place: Path, *, scale: int, limit: float) -> float:
-    """Run a workload's script in ``place``; the seconds it took.  RuntimeError when it fails, TooLong when late."""
+def shell(script: str, place: Path, *, scale: int, limit: float, clocked: bool = False) -> float:
+    """Run a workload's script in ``place``; the seconds it took.  RuntimeError when it fails, TooLong when late.
+
+    With ``clocked`` the script says it itself, in the last line of its output.
+    """
     found = with_tests()
     environ = clean_environment() | {"SCALE": str(scale), "INTERPRETER": found.command if found else "false"}
-    with open(os.memfd_create("said"), "w+b") as said:
+    with open(os.memfd_create("printed"), "w+b") as printed, open(os.memfd_create("said"), "w+b") as said:
         started = time.perf_counter()
         running = subprocess.Popen(
-            ["sh", "-euc", script], cwd=place, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            ["sh", "-euc", script], cwd=place, env=environ, stdin=subprocess.DEVNULL, stdout=printed,
             stderr=said, start_new_session=True,
         )  # fmt: skip
         try:
@@ -58,7 +61,11 @@ def shell(script: str, place: Path, *, scale: int, limit: float) -> float:
         seconds = time.perf_counter() - started
         if status:
             said.seek(0)
-            raise RuntimeError(f"status {status}: {said.read().decode(errors='replace').strip()[-300:]}")
+            last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise RuntimeError(f"status {status}: {last[-300:]}")
+        if clocked:
+            printed.seek(0)
+            return float(printed.read().split()[-1])
     return seconds
 
 
@@ -81,7 +88,9 @@ def once(workload: Workload, subject: Subject, trees: Trees, place: Path) -> flo
             os.sync()
             if workload.caches == "cold":
                 drop_caches()
-            return run(workload.script, root)
+            return shell(
+                workload.script, root, scale=trees.scale, limit=workload.limit, clocked=workload.clocked
+            )
     finally:
         if f" {work}/" not in Path("/proc/self/mountinfo").read_text():  # what did not unmount is left alone
             shutil.rmtree(work, ignore_errors=True)

@@ -63,6 +63,10 @@ def test_a_workload_that_takes_too_long_is_ended_with_its_children(area: Path) -
         shell("sleep 60 & sleep 60; true", area, scale=1, limit=1)
 
 
+def test_a_workload_may_hold_the_clock_itself(area: Path) -> None:
+    assert shell("echo hello; echo 0.125", area, scale=1, limit=20, clocked=True) == 0.125
+
+
 def test_a_failure_says_what_the_workload_said(area: Path) -> None:
     with pytest.raises(RuntimeError, match="status 3: out of paper"):
         shell("echo out of paper >&2; exit 3", area, scale=1, limit=20)
@@ -130,6 +134,7 @@ def test_the_pages_are_written_from_the_file(area: Path) -> None:
     assert "| grep, warm | 200 | 400 | timeout | 200 | 2.00 | 0.50 | - | 1,234 |" in performance
     assert "| run --discard -- true | 310 ms | 3 |" in performance
     assert "| grep, warm, to native | 1.2 | 2.00 |" in performance, "a target that is missed is not hidden"
+    assert "| first 4 KiB into 4 GiB | 10 ms | 200 ms |" in performance
     assert f"quicker than fuse-overlayfs in {len(document.workloads)} of {len(document.workloads)}" in readme
     for place, text in ((area / "docs", performance), (area, readme)):
         picture = text.partition("relative to native](")[2].partition(")")[0]
