@@ -15,7 +15,7 @@ from goexfs.overlay import Dir, Invalidation, Node, Overlay
 
 FOR_EVER = 10 * 24 * 3600.0
 """validity of what the kernel was told, in seconds, while changes of the base are reported"""
-UNWATCHED = 0.5
+UNWATCHED = 0.9
 """the same while they are not: a change from outside shows within a second, also just before the watch is armed"""
 MISSING_LIMIT = 32_768
 """names in base directories that the kernel may remember as missing"""

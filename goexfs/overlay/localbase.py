@@ -8,7 +8,8 @@ uses it, and a report of a change cannot come in between.
 
 A directory that was listed by a worker thread, with the attributes of its names, is taken to be in memory for
 `WARM_S`.  With it come the directories below it (`warming`), so that a walk costs a change of threads now and then, not
-one per directory or name.
+one per directory or name.  Who looks up one name after another, without listing, is served in the same way: the second
+name of a directory that is not in memory brings the others along, and after some such directories those below, too.
 
 Threading: as `BaseTree`, except that ``prepare`` runs in any thread.
 """
@@ -23,7 +24,7 @@ from typing import TypeVar
 
 from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.nowait import can_open, open_now, stat_now
-from goexfs.overlay.warming import look, read_attributes, read_tree
+from goexfs.overlay.warming import WALK_SECONDS, look, read_attributes, read_tree
 from snapshots.base import STAGING_PREFIX, BaseDir, BaseTree
 
 WARM_S = 2.0
@@ -32,6 +33,10 @@ _REMEMBERED = 4096
 _PATIENCE = 32
 """names in a row that the kernel does not know although they were just looked up: then it never will, on this
 filesystem"""
+_MISSED = 256
+"""directories of which it is remembered that a name was not in memory"""
+_WALKED = 3
+"""directories in a row of which a second name was not in memory: somebody walks the tree"""
 _SHORT_TARGET = 60
 """bytes below which the target of a link is in the inode, on every usual filesystem"""
 _OPEN_PER_TREE = 8
@@ -55,6 +60,10 @@ class LocalBaseTree(BaseTree):
         """until when somebody is taken to look at extended attributes (``ls -l`` does, directory by directory)"""
         self._prepared: OrderedDict[_Key, float] = OrderedDict()
         """what a worker thread has just asked, and until when it counts"""
+        self._missed: OrderedDict[BaseDir, tuple[int, float]] = OrderedDict()
+        """how many names of a directory were not in memory, and when that was last so"""
+        self._walked = (0, 0.0)
+        """the same of directories of which several were not"""
         self._lock = threading.Lock()
         self._idle: list[BaseTree] = []
         """trees for worker threads; as many as ever asked at once"""
@@ -107,7 +116,8 @@ class LocalBaseTree(BaseTree):
         """What brings the answer into memory, and notes that it is there."""
         if kind == "xattrs":
             self._attributes_until = time.monotonic() + WARM_S
-        ask = self._in_thread(d, lambda fd: self._warm(kind, fd, name))
+        seconds = self._worth_walking(d) if kind == "name" else None
+        ask = self._in_thread(d, lambda fd: self._warm(kind, fd, name, seconds))
 
         def prepare() -> None:
             began = time.monotonic()
@@ -122,10 +132,26 @@ class LocalBaseTree(BaseTree):
 
         return WouldBlock(prepare)
 
-    def _warm(self, kind: str, fd: int, name: bytes) -> Sequence[_Key]:
+    def _worth_walking(self, d: BaseDir) -> float | None:
+        """A name of *d* is not in memory: for how long its directories are worth walking; None: not even *d* itself."""
+        now = time.monotonic()
+        count, last = self._missed.pop(d, (0, 0.0))
+        count = 1 if now - last > WARM_S else count + 1
+        self._missed[d] = count, now
+        if len(self._missed) > _MISSED:
+            self._missed.popitem(last=False)
+        if count != 2:  # afterwards all are in memory, or they are too many
+            return None
+        walked, last = self._walked
+        self._walked = walked, last = 1 if now - last > WARM_S else walked + 1, now
+        return WALK_SECONDS if walked > _WALKED else 0.0
+
+    def _warm(self, kind: str, fd: int, name: bytes, seconds: float | None) -> Sequence[_Key]:
         """Bring into memory what a question is about, in a worker thread; what is known to be there then."""
         if kind == "name":
             look(fd, [name])
+            if seconds is not None:
+                return read_tree(fd, attributes=False, seconds=seconds)
         elif kind == "link":
             os.readlink(name, dir_fd=fd)
         elif kind == "list":

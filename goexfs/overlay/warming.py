@@ -47,13 +47,13 @@ def read_attributes(fd: int, name: bytes) -> None:
             os.getxattr(path, attr, follow_symlinks=False)
 
 
-def read_tree(top: int, *, attributes: bool) -> list[Known]:
-    """Read the directory open as *top*, and what is below it on the same device as long as that costs little.
+def read_tree(top: int, *, attributes: bool, seconds: float = WALK_SECONDS) -> list[Known]:
+    """Read the directory open as *top*, and for so long what is below it on the same device.
 
     With *attributes*, the extended ones too.
     """
     known: list[Known] = []
-    end = time.monotonic() + WALK_SECONDS
+    end = time.monotonic() + seconds
     device = os.fstat(top).st_dev
     waiting: list[tuple[int, list[bytes]]] = []
     """open directories, and the names of those below them that are still to be read, last first"""
