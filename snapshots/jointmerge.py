@@ -4,7 +4,7 @@ Owns what a selection means for the parts of such a run, and what becomes of the
 changed anywhere is left.  What is planned for one base is ``merge``'s, the order of the steps ``joint``'s.  Belongs to
 the thread of the store.
 
-In what is raised and returned here, paths of conflicts are absolute: a relative one might be of any of the bases.
+In conflicts that are raised here, paths in the first base are relative, and absolute in the others.
 """
 
 import time
@@ -118,9 +118,9 @@ def _has_changes(store: Store, part: _Opened) -> bool:
 
 
 def _refusal(run: Run, refused: Sequence[tuple[Run, Conflict]]) -> Conflict:
-    conflicts = tuple(
-        conflict for part, error in refused for conflict in absolute(part.base, error.conflicts)
-    )
+    conflicts: tuple[PathConflict, ...] = ()
+    for part, error in refused:
+        conflicts += absolute(part.base if part.whole else None, error.conflicts)
     first, more = conflicts[0], f" (and {len(conflicts) - 1} more)" if len(conflicts) > 1 else ""
     return Conflict(
         f"run {run.label} conflicts with its bases: {readable(first.path)}: {first.message}{more}; nothing was changed",
@@ -128,13 +128,22 @@ def _refusal(run: Run, refused: Sequence[tuple[Run, Conflict]]) -> Conflict:
     )
 
 
-def absolute(base: bytes, conflicts: Sequence[object]) -> tuple[PathConflict, ...]:
-    """Conflicts in a base, with paths that say in which."""
+def absolute(base: bytes | None, conflicts: Sequence[object]) -> tuple[PathConflict, ...]:
+    """Conflicts in a base, with paths that say in which; without one as they are."""
+    found = tuple(each for each in conflicts if isinstance(each, PathConflict))
+    if base is None:
+        return found
     return tuple(
-        msgspec.structs.replace(each, path=base.rstrip(b"/") + b"/" + each.path if each.path else base)
-        for each in conflicts
-        if isinstance(each, PathConflict)
+        msgspec.structs.replace(
+            each, path=below(base, each.path), base=None if each.base is None else below(base, each.base)
+        )
+        for each in found
     )
+
+
+def below(base: bytes, path: bytes) -> bytes:
+    """A path relative to a base as an absolute one."""
+    return base.rstrip(b"/") + b"/" + path if path else base
 
 
 def _check_again(store: Store, parts: Sequence[_Opened]) -> None:

@@ -1,6 +1,7 @@
 """How a second look is shown: before everything else, bounded, with everything counted.
 
-Owns the text and JSON forms of ``goexfs.secondlook``.  Knows no run and no store; pure functions, any thread.
+Owns the text and JSON forms of ``goexfs.secondlook``, and that each base of a run is looked at as one.  Main thread
+only.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,10 +11,26 @@ from typing import TYPE_CHECKING, Any
 from goexfs.cli.output import count, quoted, styled
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from goexfs.secondlook import Mark, SecondLook
+    from goexfs.session import RunHandle
+    from snapshots.changes import Change
 
 MOST_SHOWN = 5
 """Paths of one kind that are listed; the others are counted."""
+
+
+def look_at(run: "RunHandle", changes: "Sequence[Change]") -> "SecondLook":
+    """A second look at changes of a run, in each of its bases."""
+    from functools import partial
+
+    from goexfs.secondlook import joined, second_look
+
+    return joined(
+        (second_look(within, run.parts[number].base), partial(run.place, number))
+        for number, within in run.divide(changes)
+    )
 
 
 def lines(look: "SecondLook", *, color: bool) -> Iterator[str]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from goexfs.cli.params import below_base
+from goexfs.cli.params import path_in
 
 if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
     from goexfs.session import RunHandle
     from snapshots.changes import Change
 
@@ -30,8 +32,9 @@ def choice(
 
     from snapshots.basepaths import is_below
 
-    below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
-    wanted = GitIgnoreSpec.from_lines(_pattern(path) for path in below) if below else None
+    below = [path_in(run, path) for path in paths]
+    # A path below a further base is absolute, and must not be taken for one that is relative.
+    wanted = {far: _spec([path for path in below if _is_far(path) in (far, None)]) for far in (False, True)}
     unwanted = GitIgnoreSpec.from_lines(exclude)
     made = run.written_by(process) if process is not None else None
 
@@ -40,21 +43,33 @@ def choice(
             return False
         both = [path for path in (change.path, change.old_path) if path is not None]
         names = [os.fsdecode(path) for path in both]
+        spec = wanted[change.path.startswith(b"/")]
         # A name may have characters in it that mean something else in a pattern.
         is_named = any(path == each or is_below(path, each) for path in both for each in below)
-        if wanted is not None and not is_named and not any(wanted.match_file(name) for name in names):
+        if below and not is_named and not any(spec.match_file(name) for name in names):
             return False
         return not any(unwanted.match_file(name) for name in names)
 
     return choose
 
 
+def _spec(paths: Sequence[bytes]) -> "GitIgnoreSpec":
+    from pathspec import GitIgnoreSpec
+
+    return GitIgnoreSpec.from_lines(map(_pattern, paths))
+
+
+def _is_far(path: bytes) -> bool | None:
+    """Whether it is in a further base of a run; None for a pattern that is meant anywhere."""
+    return None if not _pattern(path).startswith("/") else path.startswith(b"/")
+
+
 def pattern_of(run: "RunHandle", given: str) -> str:
     """A path or pattern given on the command line, as a pattern relative to the base of a run."""
-    return _pattern(below_base(os.fsencode(given), run.base, run.record.mountpoint))
+    return _pattern(path_in(run, os.fsencode(given)))
 
 
 def _pattern(path: bytes) -> str:
     """A path is meant from the base; a pattern without a slash anywhere."""
     text = os.fsdecode(path)
-    return text if "/" not in text and any(char in text for char in "*?[") else f"/{text}"
+    return text if text.startswith("/") or ("/" not in text and any(char in text for char in "*?[")) else f"/{text}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli.output import note, quoted
-from goexfs.cli.params import below_base
+from goexfs.cli.params import path_in
 from snapshots.errors import RunAmbiguous, RunError, RunUnknown
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class Comparison:
     def beside(self, path: bytes, is_before: bool) -> "Readable | None":
         """A file of the state before or after, to be closed; None where there is none, or one that is too large."""
         if is_before and self.before is None:
-            return _in_base(self.run.base, path)
+            part, below = self.run.find(path)
+            return _in_base(part.base, below)
         from snapshots.content import BytesContent
 
         run, at = self.before if is_before and self.before is not None else (self.run, self.at)
@@ -92,7 +93,7 @@ def comparison(store: "RunStore", ref: str, words: Sequence[bytes]) -> tuple[Com
 
 
 def _below(run: "RunHandle", words: Sequence[bytes]) -> tuple[bytes, ...]:
-    return tuple(below_base(word, run.base, run.record.mountpoint) for word in words)
+    return tuple(path_in(run, word) for word in words)
 
 
 def _point(store: "RunStore", word: str) -> Point | None:

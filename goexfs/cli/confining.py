@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from goexfs.cli.output import note, quoted
+from goexfs.cli.output import home, note, quoted
 from goexfs.cli.params import ANY_PATH
 
 if TYPE_CHECKING:
@@ -108,6 +108,23 @@ def confined(
         raise click.UsageError("--net host takes back what a preset confines; leave the preset or the option out")
     usual = () if no_sandbox else tuple(dict.fromkeys(base for each in chosen for base in each.bases))
     return Confined(merged, cow, usual)
+
+
+def further_bases(base: bytes, named: Sequence[bytes], usual: Sequence[bytes]) -> list[bytes]:
+    """The further bases of a run that begins; refuses those ``named`` that are inside one another, or around one."""
+    from goexfs.session.checks import usable_base
+    from goexfs.session.view import is_inside
+
+    seen = [usable_base(base)]
+    for other in map(usable_base, named):
+        for one in seen:
+            if is_inside(other, one) or is_inside(one, other):
+                raise click.UsageError(f"--cow {home(other)} and the base {home(one)} are inside one another")
+        seen.append(other)
+    for other in map(usable_base, usual):
+        if not any(is_inside(other, one) or is_inside(one, other) for one in seen):
+            seen.append(other)
+    return seen[1:]
 
 
 def say_what_is_withheld(session: "Session", confinement: "Confinement") -> None:

@@ -3,14 +3,18 @@
 Owns their options.  Main thread only.
 """
 
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import count, home, note, print_json, printable
-from goexfs.cli.params import ANY_PATH, POINT, Size, json_option
+from goexfs.cli.output import count, home, home_of, note, print_json, printable
+from goexfs.cli.params import ANY_PATH, POINT, Size, json_option, path_in
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
 
 _MOST_LINES = 20
 _FORMS = ["patch", "mbox", "tar", "overlayfs", "oci"]
@@ -23,7 +27,10 @@ _FORMS = ["patch", "mbox", "tar", "overlayfs", "oci"]
 @click.option("-o", "--output", metavar="FILE|DIR", type=click.Path(path_type=Path), help="Where to (default: stdout).")
 @click.option("--author", metavar="'NAME <MAIL>'", help="Of a mail (default: git's user).")
 @click.option("--subject", help="Of a mail (default: the run's command).")
-def export_command(ref: str, form: Any, output: Path | None, author: str | None, subject: str | None) -> None:
+@click.option("--base", type=ANY_PATH, metavar="DIR", help="Of a run with several bases, this one.")
+def export_command(
+    ref: str, form: Any, output: Path | None, author: str | None, subject: str | None, base: bytes | None
+) -> None:
     """Write what RUN changed as a patch, a mail for git am, an archive, an upper directory of overlayfs, or a layer.
 
     With --format oci and an existing, empty DIR an image layout.  What a form cannot carry is said on stderr.
@@ -38,7 +45,7 @@ def export_command(ref: str, form: Any, output: Path | None, author: str | None,
     if output is None and sys.stdout.isatty():  # what is in it, byte for byte, could act there
         raise click.UsageError("this is not for a terminal (goexfs diff is): give --output FILE, or redirect stdout")
     with goexfs.open_store(create=False) as store:
-        run, at = store.point(ref)
+        run, at = _of_one_base(*store.point(ref), base)
         letter = None
         if form == "mbox":
             letter = exchange.default_letter(run)
@@ -63,6 +70,22 @@ def _author(text: str) -> tuple[str, str]:
     if "@" not in address:
         raise click.BadParameter(f"{text!r} is not of the form 'NAME <MAIL>'", param_hint="--author")
     return name or address, address
+
+
+def _of_one_base(run: "RunHandle", at: str | None, base: bytes | None) -> "tuple[RunHandle, str | None]":
+    """The part of a run that is exported: no form has two bases."""
+    if base is None:
+        if len(run.parts) > 1:
+            raise click.UsageError(
+                f"{run.record.label} has the bases {home_of(run)}, and an export is of one: name it with --base DIR"
+            )
+        return run, at
+    path = path_in(run, os.path.abspath(base))
+    part, below, then = run.part_at(path, at)
+    if below:
+        where = f"{home(base)} is inside the base {home(part.base)}, and not a base"
+        raise click.BadParameter(where, param_hint="--base")
+    return part, then
 
 
 @click.command("import", short_help="Make a run of a patch, an archive, a layer or an upper directory.")

@@ -13,7 +13,7 @@ import click
 
 from goexfs.cli.log import short
 from goexfs.cli.output import age, count, note, print_json, print_table, printable, quoted
-from goexfs.cli.params import ANY_PATH, POINT, RUN, below_base, json_option
+from goexfs.cli.params import ANY_PATH, POINT, RUN, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
@@ -124,7 +124,8 @@ def fork_to_merge(store: "RunStore", run: "RunHandle", at: str) -> "Iterator[Run
 
     with run.as_it_was(at) as fork:
         yield fork
-        if any(record.run_id == fork.id for record in MergeLog(store.store).records()):
+        ids = {part.id for part in fork.parts}
+        if any(record.run_id in ids for record in MergeLog(store.store).records()):
             note(f"{run.record.label} itself stays as it is")
 
 
@@ -149,7 +150,7 @@ def rewind_command(ref: str, paths: tuple[bytes, ...], process: str | None, as_j
         run, at = store.point(ref)
         if process is not None and at is not None:
             raise click.UsageError("--process goes back to before the command: name the run alone, without a POINT")
-        below = tuple(below_base(path, run.base, run.record.mountpoint) for path in paths)
+        below = tuple(path_in(run, path) for path in paths)
         done = run.rewind(at or "~1", below) if process is None else run.take_back(process, below)
         label = run.record.label
         if as_json:
@@ -193,7 +194,7 @@ def cat_command(ref: str, path: bytes) -> None:
 
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
-        below = below_base(path, run.base, run.record.mountpoint)
+        below = path_in(run, path)
         with run.open(below, at=at) as content:
             out = sys.stdout.buffer
             for offset in range(0, content.size, CHUNK):

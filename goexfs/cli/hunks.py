@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import home, note, print_json, printable, quoted, styled, use_color
-from goexfs.cli.params import ANY_PATH, POINT, below_base, color_option, json_option
+from goexfs.cli.output import home_of, note, print_json, printable, quoted, styled, use_color
+from goexfs.cli.params import ANY_PATH, POINT, color_option, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -35,7 +35,7 @@ def hunks_command(ref: str, paths: tuple[bytes, ...], color: str, as_json: bool)
 
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
-        below = [below_base(path, run.base, run.record.mountpoint) for path in paths]
+        below = [path_in(run, path) for path in paths]
         listed = run.hunks(below, at=at)
         if as_json:
             print_json({"run": run.id, "changes": [_fields(change, found) for change, found in listed]})
@@ -96,7 +96,7 @@ def hunks_chosen(
         raise RunBusy(f"run {run.record.label} is mounted: unmount it before you merge it (goexfs umount {run.id})")
     groups, moved = run.groups()
     groups = [group for group in groups if choose is None or all(map(choose, group))]
-    questions = Questions(groups, moved, color=use_color(), place=home(run.base))
+    questions = Questions(groups, moved, color=use_color(), place=home_of(run))
     selection = questions.ask()
     for path, part, reason in questions.rejected:
         run.reject(path, part, reason)

@@ -12,7 +12,7 @@ import click
 
 from goexfs.cli import pager, summary
 from goexfs.cli.output import command_line, count, note, print_json, printable, quoted, size, styled, timestamp
-from goexfs.cli.params import ANY_PATH, POINT, below_base, json_option
+from goexfs.cli.params import ANY_PATH, POINT, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -42,27 +42,33 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
         run, at = store.point(ref)
         if follow and at is not None:
             raise click.UsageError("--follow shows what is to come: name the run alone, without a POINT")
-        tops = tuple(below_base(path, run.base, run.record.mountpoint) for path in paths)
+        tops = tuple(path_in(run, path) for path in paths)
         if follow:
             for piece in run.follow():
                 for event in below(piece.events, tops):
                     line = json.dumps(event_fields(piece, event)) if as_json else event_line(piece, event)
                     click.echo(line)
             return
-        log = run.log(at=at)
-        events = list(below(log.events, tops))
+        found = [(log, list(below(log.events, tops))) for log in run.logs(at=at)]
         if as_json:
-            print_json(
-                {
-                    "run": run.id,
-                    "events": [event_fields(log, event) for event in events],
-                    "processes": {str(number): process_fields(each) for number, each in log.processes.items()},
-                }
-            )
+            first, *others = (_log_fields(log, events) for log, events in found)
+            further = {"further": others} if others else {}
+            print_json({"run": run.id, **first, **further})
         else:
-            pager.page((event_line(log, event) + "\n").encode() for event in events)
-            if tops and not events:
+            lines = [(event.time_ns, event_line(log, event)) for log, events in found for event in events]
+            if len(found) > 1:
+                lines.sort(key=lambda each: each[0])
+            pager.page(f"{line}\n".encode() for _, line in lines)
+            if tops and not lines:
                 note(f"the log of run {run.record.label} has nothing about {', '.join(map(quoted, tops))}")
+
+
+def _log_fields(log: "Log", events: "Sequence[Event]") -> dict[str, Any]:
+    """The log of one base as JSON: numbers of records and processes count within it."""
+    return {
+        "events": [event_fields(log, event) for event in events],
+        "processes": {str(number): process_fields(each) for number, each in log.processes.items()},
+    }
 
 
 def event_line(log: "Log", event: "Event") -> str:
@@ -150,9 +156,10 @@ def blame_command(ref: str, path: bytes, as_json: bool) -> None:
 
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
-        below = below_base(path, run.base, run.record.mountpoint)
-        log = run.log(inherited=True, at=at)
-        author = blame(log, below)
+        below = path_in(run, path)
+        part, within, then = run.part_at(below, at)
+        log = part.log(inherited=True, at=then)
+        author = blame(log, within)
         if author is None:
             raise RunError(
                 f"the log of run {run.record.label} has nothing about {readable(below)}: it is as in the base, or was"

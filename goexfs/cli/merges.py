@@ -4,6 +4,7 @@ Owns how merges are listed.  Main thread only.
 """
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,10 +82,10 @@ def undo_command(
                 "run": _given_back(store, result),
             })  # fmt: skip
         elif dry_run:
-            click.echo(f"merge {wanted} ({_what(result.undone)}) can be undone in {home(result.undone.base)}")
+            click.echo(f"merge {wanted} ({_what(result.undone)}) can be undone in {_bases(result.bases)}")
         else:
             click.echo(
-                f"merge {wanted} ({_what(result.undone)}) is undone in {home(result.undone.base)};"
+                f"merge {wanted} ({_what(result.undone)}) is undone in {_bases(result.bases)};"
                 f" goexfs undo {result.number} brings it back"
             )
             if result.leftover is not None:
@@ -126,6 +127,10 @@ def _say_given_back(run: dict[str, Any] | None) -> None:
         note(f"run {label} has the changes again: goexfs diff {label}")
     elif run["state"] == "kept":
         note(f"the rest stays in {label}")
+
+
+def _bases(bases: Sequence[bytes]) -> str:
+    return " and ".join(map(home, bases))
 
 
 def _what(record: "MergeRecord") -> str:

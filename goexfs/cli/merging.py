@@ -60,7 +60,6 @@ def merge_command(
     merged, and "theirs" the run.
     """
     import goexfs
-    from goexfs.secondlook import second_look
     from snapshots.errors import Conflict
 
     if interactive and as_json:
@@ -95,10 +94,15 @@ def merge_command(
             if as_json:
                 print_json({**merge_fields(run, (), dry_run=dry_run), "merged": False})
             return
-        changes = [change for change in run.diff() if choose is None or choose(change)]
-        if hunks is not None:
-            changes = [change for change in changes if change.path in hunks]
-        look = second_look(changes, run.base)  # now: afterwards the contents are no longer there
+        changes: Sequence[Change] = ()
+        look: SecondLook | None = None
+
+        def review(found: "Sequence[Change]") -> None:
+            nonlocal changes, look  # now: afterwards the contents are no longer there
+            changes, look = found, attention.look_at(run, found)
+            if as_json:
+                summary.fields(found)  # what is said of a side is read once and remembered
+
         partly = choose is not None or hunks is not None
         wish = "skip" if dry_run else decide(run, effects, partly=partly)
         refused: Wish = "refuse" if wish == "refuse" else "skip"  # run, once it was said what was merged
@@ -106,14 +110,15 @@ def merge_command(
             with progress("merging") as tell:
                 result = run.merge(
                     dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused, resolve=resolve,
-                    check_reads=check_reads, progress=tell,
+                    check_reads=check_reads, progress=tell, review=review,
                 )  # fmt: skip
         except Conflict as error:
-            if as_json:
+            if as_json and look is not None:
                 document = merge_fields(run, changes, dry_run=dry_run, conflicts=error.conflicts)
                 print_json({**document, **attention.fields(look)})
             raise
         changes = taken(changes, result.settled)
+        assert look is not None, "without a review nothing is merged"
         if as_json:
             print_json({**merge_fields(run, changes, dry_run=dry_run, result=result), **attention.fields(look)})
         else:
@@ -128,7 +133,8 @@ def _say_merged(run: "RunHandle", changes: Sequence["Change"], result: "MergeRes
     for line in summary.summary(changes, color=use_color()):
         click.echo(line)
     verb = "merged" if result.merged else "would be merged"
-    click.echo(f"{summary.counts(changes)}; {verb} into {home(run.base)}")
+    places = [run.parts[number].base for number, within in run.divide(changes) if within] or [run.base]
+    click.echo(f"{summary.counts(changes)}; {verb} into {' and '.join(map(home, places))}")
     say_settled(result.settled)
     if result.leftover is not None:
         note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")

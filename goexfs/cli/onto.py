@@ -5,7 +5,7 @@ Owns how conflicts are listed.  Main thread only.
 
 import click
 
-from goexfs.cli.output import home, note, print_json, quoted
+from goexfs.cli.output import home_of, note, print_json, quoted
 from goexfs.cli.params import POINT, json_option
 from goexfs.cli.sides import (
     SidesCommand,
@@ -41,7 +41,7 @@ def conflicts_command(
         for conflict in found:
             click.echo(f"{quoted(conflict.path) or '.'}: {conflict.message}")
         if not found:
-            note(f"nothing is in conflict between {run.record.label} and {home(run.base)}")
+            note(f"nothing is in conflict between {run.record.label} and {home_of(run)}")
 
 
 @click.command("rebase", short_help="Bring a run onto the present base without merging it.", cls=SidesCommand)
@@ -81,9 +81,9 @@ def rebase_command(
         say_settled(result.settled)
         label = run.record.label
         if dry_run:
-            click.echo(f"{label} can be brought onto {home(run.base)} as it is now")
+            click.echo(f"{label} can be brought onto {home_of(run)} as it is now")
         elif before is None:
-            click.echo(f"{label} stands on {home(run.base)} as it is now already")
+            click.echo(f"{label} stands on {home_of(run)} as it is now already")
         else:
-            click.echo(f"{label} stands on {home(run.base)} as it is now")
+            click.echo(f"{label} stands on {home_of(run)} as it is now")
             note(f"goexfs rewind {label}@{before} takes it back")

@@ -12,9 +12,12 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
 
 _BLANK = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\uffa0\ufe00-\ufe0d\U000e0100-\U000e01ef]"
@@ -130,6 +133,11 @@ def age(created_ns: int, now_ns: int | None = None) -> str:
         if seconds < limit:
             return f"{seconds // unit} {name}"
     return f"{seconds // (7 * 86400)} weeks"
+
+
+def home_of(run: "RunHandle") -> str:
+    """The bases of a run, each as ``home`` has it."""
+    return " and ".join(home(part.base) for part in run.parts)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

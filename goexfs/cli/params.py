@@ -7,12 +7,15 @@ and never created by it.
 import os
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from goexfs.cli.output import age, command_line, home, printable
+
+if TYPE_CHECKING:
+    from goexfs.session import RunHandle
 
 
 class RunRef(click.ParamType[str]):
@@ -91,6 +94,28 @@ color_option = click.option(
     show_default=True,
     help="Colours; auto: on a terminal, unless NO_COLOR is set.",
 )
+
+
+def path_in(run: "RunHandle", path: bytes) -> bytes:
+    """A PATH argument as the run calls it: relative to its base, or absolute in a further one.
+
+    Where it is meant from is as for ``below_base``.
+    """
+    places = [(part.base, part.record.mountpoint) for part in run.parts]
+    if len(places) == 1:
+        return below_base(path, *places[0])
+    try:
+        cwd = os.getcwdb()
+    except FileNotFoundError:
+        cwd = run.base
+    roots = [(number, root) for number, place in enumerate(places) for root in place if root]
+    start = cwd if any(_inside(cwd, root) for _, root in roots) else run.base
+    full = os.path.normpath(os.path.join(start, path))
+    for number, root in roots:
+        if _inside(full, root):
+            return run.place(number, full[len(root.rstrip(b"/")) + 1 :])
+    bases = ", ".join(home(base) for base, _ in places)
+    raise click.BadParameter(f"{home(full)} is not inside one of the bases {bases}")
 
 
 def below_base(path: bytes, base: bytes, mountpoint: bytes | None) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from goexfs.cli.output import age, note, print_json, printable, quoted, use_color
-from goexfs.cli.params import ANY_PATH, POINT, below_base, json_option
+from goexfs.cli.params import ANY_PATH, POINT, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
@@ -36,11 +36,11 @@ def reject_command(ref: str, what: bytes, reason: str) -> None:
 def _named(run: "RunHandle", what: bytes, at: str | None) -> tuple[bytes, str | None]:
     """The path and the part: a change of exactly that name goes first, for names may have colons."""
     changed = {change.path for change in run.diff(at=at)}
-    path = below_base(what, run.base, run.record.mountpoint)
+    path = path_in(run, what)
     before, colon, part = what.rpartition(b":")
     if path in changed or not colon:
         return path, None
-    return below_base(before, run.base, run.record.mountpoint), part.decode("utf-8", "surrogateescape")
+    return path_in(run, before), part.decode("utf-8", "surrogateescape")
 
 
 @click.command("rejected", short_help="List which changes were not wanted, and why.")

@@ -12,12 +12,13 @@ import click
 
 from goexfs.cli import attention, dress, pager, stat, summary
 from goexfs.cli.comparing import Comparison, comparison, note_unknown
-from goexfs.cli.output import on_terminal, print_json, use_color
+from goexfs.cli.output import on_terminal, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, color_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from snapshots.changes import Change
+    from snapshots.content import Readable
 
 DIFFERENT = 1
 
@@ -125,25 +126,37 @@ def _printed(
         return summary.name_status(changes, zero=style.zero, color=colored and not style.zero)
     if form == "stat":
         return stat.lines(patch(changes, binary=False, copies=True), stat.sizes(changes), color=colored)
-    if form == "rich":
-        from goexfs.views import Views
-
-        views = Views(compared.beside, frozenset(change.path for change in changes))
-        whole = patch(changes, context=style.context, copies=True, view=views)
-    else:
-        whole = patch(changes, context=style.context)
-        if not colored and not on_terminal():
-            return whole
+    whole = chain.from_iterable(
+        _of_part(compared, number, within, style, form) for number, within in compared.run.divide(changes)
+    )
+    if form == "patch" and not colored and not on_terminal():
+        return whole
     return dress.dressed(whole, color=colored, words=style.words)
 
 
-def _marks(compared: Comparison, changes: Sequence["Change"], *, color: bool) -> Iterator[bytes]:
-    from goexfs.secondlook import second_look
+def _of_part(
+    compared: Comparison, number: int, changes: Sequence["Change"], style: Style, form: str
+) -> Iterator[bytes]:
+    """The patch of one base; where there are several each begins with a line that names it, which is no part of it."""
+    from snapshots.patch import patch
 
-    return attention.encoded(attention.lines(second_look(changes, compared.run.base), color=color))
+    if len(compared.run.parts) > 1:
+        yield f"In {quoted(compared.run.parts[number].base)}:\n".encode()
+    if form != "rich":
+        yield from patch(changes, context=style.context)
+        return
+    from goexfs.views import Views
+
+    def beside(path: bytes, is_before: bool) -> "Readable | None":
+        return compared.beside(compared.run.place(number, path), is_before)
+
+    views = Views(beside, frozenset(change.path for change in changes))
+    yield from patch(changes, context=style.context, copies=True, view=views)
+
+
+def _marks(compared: Comparison, changes: Sequence["Change"], *, color: bool) -> Iterator[bytes]:
+    return attention.encoded(attention.lines(attention.look_at(compared.run, changes), color=color))
 
 
 def _marks_as_json(compared: Comparison, changes: Sequence["Change"]) -> dict[str, Any]:
-    from goexfs.secondlook import second_look
-
-    return attention.fields(second_look(changes, compared.run.base))
+    return attention.fields(attention.look_at(compared.run, changes))

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from goexfs.cli import parts
-from goexfs.cli.confining import CONFINING, confined, confining_options, say_what_is_withheld
+from goexfs.cli.confining import CONFINING, confined, confining_options, further_bases, say_what_is_withheld
 from goexfs.cli.effectoptions import allow, effects_option
 from goexfs.cli.output import home, note, print_json
 from goexfs.cli.params import ANY_PATH, POINT, RUN, auto_snapshot_option, history_limit_option, json_option
@@ -92,13 +91,12 @@ def run_command(
     if beginning["ref"] is None:
         _check_places(beginning["base"] or b".", None, beginning["allow_nested"])
     if limits.bases and beginning["ref"] is not None:
-        raise click.UsageError("--run goes on with one run: --cow cannot be given with it")
+        raise click.UsageError("--run goes on with a run and the bases it began with: --cow cannot be given with it")
     own = beginning["base"] or b"."
-    further = parts.further_bases(own, limits.bases, limits.usual_bases) if beginning["ref"] is None else []
+    further = further_bases(own, limits.bases, limits.usual_bases) if beginning["ref"] is None else []
     with (
         goexfs.open_store() as store,
-        _session(store, command, wish, **beginning) as session,
-        parts.beginning(store, session, further, command, wish) as others,
+        _session(store, command, wish, cow=tuple(further), **beginning) as session,
     ):
         say_what_is_hidden(session)
         if not no_sandbox:
@@ -107,15 +105,12 @@ def run_command(
         with nullcontext() if asked else telling_what_waits(session):
             ended = session.exec(
                 command, sandbox=not no_sandbox, confinement=limits.confinement,
-                ask=allow if asked else None, decide=decide if asked else None, parts=others,
+                ask=allow if asked else None, decide=decide if asked else None,
             )
         say_who_read_canaries(session)
-        wish, alone = parts.review(others, wish)
-        outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects, alone=alone)
-        followed = parts.settle(others, ended, outcome)
+        outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects)
         if as_json:
-            more = {"parts": parts.fields(others, followed)} if others else {}
-            print_json({**verdict.outcome_fields(session, outcome), **more})
+            print_json(verdict.outcome_fields(session, outcome))
     ctx.exit(outcome.exit_status)
 
 

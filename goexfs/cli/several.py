@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli import summary
-from goexfs.cli.output import home, note, print_json, quoted
+from goexfs.cli.output import home_of, note, print_json, quoted
 from goexfs.cli.progress import progress
 from goexfs.cli.sides import merge_fields, say_settled, taken
 
@@ -67,7 +67,7 @@ def merge_several(
         changes = taken(changes, result.settled)
         fields.append(merge_fields(run, changes, result=result))
         if not as_json:
-            click.echo(f"{run.record.label}: {summary.counts(changes)}; merged into {home(run.base)}")
+            click.echo(f"{run.record.label}: {summary.counts(changes)}; merged into {home_of(run)}")
             say_settled(result.settled)
             if result.number is not None:
                 note(f"goexfs undo {result.number} takes it back")

@@ -133,6 +133,9 @@ def merge_fields(
     if dry_run and result is not None:
         from snapshots.names import text_fields
 
-        done = (*result.plan.makes, *result.plan.operations)
-        fields["operations"] = [{"operation": type(op).__name__.lower(), **text_fields("path", op.path)} for op in done]
+        plans = [(b"", result.plan), *((base.rstrip(b"/") + b"/", other.plan) for base, other in result.others)]
+        fields["operations"] = [
+            {"operation": type(op).__name__.lower(), **text_fields("path", above + op.path)}
+            for above, plan in plans for op in (*plan.makes, *plan.operations)
+        ]  # fmt: skip
     return fields

@@ -84,7 +84,7 @@ def _row(run: "RunHandle") -> tuple[str, ...]:
         age(record.created_ns),
         str(run.number_of_changes),
         size(run.bytes_held),
-        home(run.base),
+        home(run.base) + (f" +{len(run.parts) - 1}" if len(run.parts) > 1 else ""),
         command_line(record.command),
     )
 
@@ -103,6 +103,11 @@ def run_fields(run: "RunHandle") -> dict[str, Any]:
         "paused": run.is_paused,
         "waiting": [msgspec.structs.asdict(waiting) for waiting in run.waiting],
         **text_fields("base", run.base),
+        "bases": [
+            {**text_fields("base", part.base), **text_fields("mountpoint", part.record.mountpoint),
+             "changes": part.number_of_changes}
+            for part in run.parts
+        ],
         **command_fields(record.command),
         "created_ns": record.created_ns,
         "changed_ns": record.changed_ns,
@@ -165,7 +170,7 @@ def _moment(run: "RunHandle", at: str) -> list[tuple[str, str]]:
     lines = [
         ("run", run.id),
         ("name", printable(run.name or "-")),
-        ("base", home(run.base)),
+        *(("base" if not number else "", home(part.base)) for number, part in enumerate(run.parts)),
         ("record", f"#{position - 1}"),
         ("snapshots", ", ".join(names) or "-"),
         ("changes", str(len(run.diff(at=at)))),
@@ -185,7 +190,7 @@ def _description(run: "RunHandle") -> list[tuple[str, str]]:
         ("run", run.id),
         ("name", printable(run.name or "-")),
         ("state", "paused" if run.is_paused else run.state),
-        ("base", home(run.base)),
+        *(("base" if not number else "", home(part.base)) for number, part in enumerate(run.parts)),
         ("command", command_line(record.command) or "-"),
         ("created", f"{timestamp(record.created_ns)}, {age(record.created_ns)} ago"),
     ]

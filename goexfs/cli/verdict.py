@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from goexfs.cli import attention, summary
-from goexfs.cli.output import home, note, printable, use_color
+from goexfs.cli.output import home_of, note, printable, use_color
 from goexfs.session.errors import ServerError
 from snapshots.errors import BaseError, Conflict, EffectFailed, EffectsPending, GoexfsError, MergeError
 
@@ -51,14 +51,13 @@ def can_ask() -> bool:
 
 
 def settle(
-    session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None,
-    alone: bool = True,
-) -> Outcome:  # fmt: skip
+    session: "Session", wish: str | None, ended: "Completed", *, want_changes: bool, effects: str | None = None
+) -> Outcome:
     """Unmount the run and give it its verdict: the wish, or the person's answer, or ``kept``.
 
     Without changes there is nothing to decide and the run is discarded, except when keeping was asked for.  When
     goexfs was told to end (SIGTERM, SIGHUP) nobody is asked and nothing is merged.  ``effects`` is what becomes of the
-    pending ones when it is merged, see ``effect.decide``.  Not ``alone``: it has other parts, which may have changes.
+    pending ones when it is merged, see ``effect.decide``.
     """
     status = ended.returncode
     if wish == "discard":
@@ -76,16 +75,14 @@ def settle(
         changes = session.diff()
     except BaseError as error:  # removed or replaced meanwhile: there is nothing to compare with, or to merge into
         return _kept_because(session, status, None, error)
-    from goexfs.secondlook import second_look  # not for a run that is discarded: nothing is to slow that down
-
-    look = second_look(changes, session.base)
-    outcome = _settled(session, wish, ended, changes, look, crashed=crashed, effects=effects, alone=alone)
+    look = attention.look_at(session, changes)
+    outcome = _settled(session, wish, ended, changes, look, crashed=crashed, effects=effects)
     return replace(outcome, look=look)
 
 
 def _settled(
     session: "Session", wish: str | None, ended: "Completed", changes: "Sequence[Change]", look: "SecondLook", *,
-    crashed: bool, effects: str | None, alone: bool,
+    crashed: bool, effects: str | None,
 ) -> Outcome:  # fmt: skip
     """The verdict on a run that is unmounted and kept."""
     status = ended.returncode
@@ -95,7 +92,7 @@ def _settled(
     if wish == "keep":
         show(session, changes, look)
         return _kept(session, status, changes)
-    if not changes and alone and not session.effects.are_undecided:
+    if not changes and not session.effects.are_undecided:
         session.discard()
         note("nothing changed; the run is discarded")
         return Outcome("discarded", status, changes)
@@ -123,30 +120,6 @@ def show(run: "RunHandle", changes: "Sequence[Change]", look: "SecondLook") -> N
         effect.show(run, run.effects.list())
 
 
-def show_part(part: "RunHandle", changes: "Sequence[Change]") -> None:
-    """The bounded summary of a further base."""
-    from goexfs.secondlook import second_look
-
-    note(f"in {home(part.base)}:")
-    show(part, changes, second_look(changes, part.base))
-
-
-def follow(part: "RunHandle", ended: "Completed", verdict: str) -> Outcome:
-    """Give a part, which is unmounted or to be discarded, the verdict of the run that it belongs to."""
-    status = ended.returncode
-    if verdict == "discarded":
-        part.discard(forget=True)
-        return Outcome("discarded", status, None)
-    changes = part.diff()
-    if not changes:
-        part.discard(forget=True)
-        return Outcome("discarded", status, changes)
-    if verdict == "merged":
-        return _merged(part, status, changes)
-    note(f"kept {part.record.label}, too: what it changed in {home(part.base)}")
-    return Outcome("kept", status, changes)
-
-
 def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
     """Ask until there is an answer; the end of input and Ctrl-C keep the run."""
     from goexfs.cli.comparing import Comparison
@@ -154,7 +127,7 @@ def ask(run: "RunHandle", status: int, changes: "Sequence[Change]") -> Outcome:
 
     while True:
         try:
-            answer = _answer(home(run.base))
+            answer = _answer(home_of(run))
         except (EOFError, KeyboardInterrupt, OSError):  # OSError: the terminal is gone
             click.echo(err=True)
             return _kept(run, status, changes)
@@ -207,7 +180,7 @@ def _merged(run: "RunHandle", status: int, changes: "Sequence[Change]", effects:
         result = run.merge(effects="refuse" if wish == "refuse" else "skip")
     except (Conflict, MergeError, EffectsPending) as error:
         return _kept_because(run, status, changes, error)
-    note(f"merged {run.record.label} into {home(run.base)}: {summary.counts(changes)}")
+    note(f"merged {run.record.label} into {home_of(run)}: {summary.counts(changes)}")
     if result.number:
         note(f"goexfs undo {result.number} takes it back")
     if wish == "run":
@@ -236,7 +209,7 @@ def _kept(run: "RunHandle", status: int, changes: "Sequence[Change] | None", rea
     note(f"kept {label}.  Next:")
     steps = (
         (f"goexfs diff {label}", "see what it changed"),
-        (f"goexfs merge {label}", f"bring that into {home(run.base)}"),
+        (f"goexfs merge {label}", f"bring that into {home_of(run)}"),
         (f"goexfs discard {label}", "throw it away"),
         (f"goexfs run --run {label} -- CMD", "go on"),
     )
@@ -253,6 +226,7 @@ def outcome_fields(run: "RunHandle", outcome: Outcome) -> dict[str, Any]:
     return {
         "run": run.id,
         **text_fields("base", run.base),
+        "bases": [text_fields("base", part.base) for part in run.parts],
         "verdict": outcome.verdict,
         "exit_status": outcome.exit_status,
         "reason": outcome.reason,

@@ -6,8 +6,8 @@ was not looked at, because there is a limit to everything, is said too.  Knows n
 so it belongs to the thread of their ``BaseTree`` and comes before a merge.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from goexfs.secondlook import nodes, places, texts
@@ -45,6 +45,18 @@ def second_look(changes: Sequence[Change], base: bytes) -> SecondLook:
             found.setdefault((change.path, kind), Mark(change.path, change.status, kind, reason))
     for path, reason in nodes.mass_deletions(changes):
         found.setdefault((path, "mass-deletion"), Mark(path, Status.DELETED, "mass-deletion", reason))
+    return SecondLook(_sorted(found.values()), reader.unread)
+
+
+def joined(looks: Iterable[tuple[SecondLook, Callable[[bytes], bytes]]]) -> SecondLook:
+    """Several looks as one, each with what its paths are called in it."""
+    marks, unread = [], 0
+    for look, called in looks:
+        marks += [replace(mark, path=called(mark.path)) for mark in look.marks]
+        unread += look.unread
+    return SecondLook(_sorted(marks), unread)
+
+
+def _sorted(marks: Iterable[Mark]) -> tuple[Mark, ...]:
     order = {kind: number for number, kind in enumerate(places.GRAVITY)}
-    marks = sorted(found.values(), key=lambda mark: (order.get(mark.kind, len(order)), mark.path))
-    return SecondLook(tuple(marks), reader.unread)
+    return tuple(sorted(marks, key=lambda mark: (order.get(mark.kind, len(order)), mark.path)))

@@ -41,6 +41,10 @@ class Account:
         log = read(self._store, self.id, inherited=inherited)
         return log if at is None else log.until(self.position(at))
 
+    def logs(self, *, at: str | None = None) -> "list[Log]":
+        """The log of each base of the run."""
+        return [self.log(at=at)]
+
     def follow(self) -> "Iterator[Log]":
         """What the run does from now on, in pieces, each with the processes known so far; ends when it is unmounted."""
         from snapshots.log import Log

@@ -6,6 +6,7 @@ wrong (``/dev/fuse``, the mountpoint) is said by ``goexfs.fuse.device``.  Change
 
 import os
 import stat
+from collections.abc import Iterable
 
 from goexfs.session.errors import BaseReplaced, MountpointInsideBase, NestedStore
 from goexfs.session.view import is_inside
@@ -31,6 +32,19 @@ def usable_base(base: str | bytes | os.PathLike[str]) -> bytes:
     if not os.access(path, os.R_OK | os.X_OK, effective_ids=True):
         raise BaseError(f"the base {readable(path)} may not be read; check its permissions")
     return path
+
+
+def apart(bases: Iterable[str | bytes | os.PathLike[str]]) -> list[bytes]:
+    """The canonical paths of the bases of one run; raises ``BaseError`` also when one is inside another."""
+    found: list[bytes] = []
+    for base in map(usable_base, bases):
+        for other in found:
+            if is_inside(base, other) or is_inside(other, base):
+                raise BaseError(
+                    f"the bases {readable(other)} and {readable(base)} are inside one another: a run has each file once"
+                )
+        found.append(base)
+    return found
 
 
 def same_base(run: Run) -> None:

@@ -90,10 +90,11 @@ class Compensator:
 
             runs, record = RunStore(self._store), self._store.runs.get(self._run_id)
             if record.is_live:
-                copy = RunHandle(self._store, record).fork()
+                copy = RunHandle.of(self._store, record).fork()
                 session = runs.resume(copy, on_exit="forget")
             else:
-                session = runs.start(record.base, on_exit="forget")
+                further = [part.base for part in self._store.runs.parts(self._run_id)]
+                session = runs.start(record.base, on_exit="forget", cow=further)
             self._session = self._stack.enter_context(session)
         return self._session
 

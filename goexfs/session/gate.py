@@ -5,7 +5,7 @@ remains of it, nor of what the commands write.  Belongs to the thread of its sto
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from snapshots.entries import UpperState
@@ -28,31 +28,41 @@ class Verification:
     does not succeed raises ``VerificationFailed``; Ctrl-C raises ``KeyboardInterrupt``.
     """
 
-    def __init__(self, store: Store, run: Run, commands: Sequence[str]) -> None:
+    def __init__(self, store: Store, parts: Sequence[Run], commands: Sequence[str]) -> None:
         self._store = store
-        self._run = run
+        self._run = parts[0]
+        self._parts = tuple(parts)
         self._commands = tuple(commands)
 
     def __call__(self, state: UpperState) -> None:
         """Let what is to be merged pass, or raise."""
-        run = self._run
-        record = self._store.runs.create(
-            base=run.base, name=None, command=("sh", "-c", self._commands[0]), options={}, identity=run.base_identity
-        )
+        self.over({self._run.id: state})
+
+    def over(self, states: Mapping[str, UpperState]) -> None:
+        """The same for a run with several bases: what is to be merged of each part, by id."""
+        made: list[Run] = []
         try:
-            record = self._store.runs.update(record.id, state="kept")
-            nothing = UpperState({}, {}, state.next_ino)
-            self._store.upper(record.id).commit(difference(nothing, state, 0))
-            self._try_in(record)
+            for part in self._parts:
+                made.append(self._store.runs.create(
+                    base=part.base, name=None, command=("sh", "-c", self._commands[0]), options={},
+                    identity=part.base_identity, whole=made[0].id if made else None,
+                ))  # fmt: skip
+                self._store.runs.update(made[-1].id, state="kept")
+                state = states.get(part.id)
+                if state is not None:
+                    nothing = UpperState({}, {}, state.next_ino)
+                    self._store.upper(made[-1].id).commit(difference(nothing, state, 0))
+            self._try_in(made[0])
         finally:
             with contextlib.suppress(GoexfsError):  # the session has forgotten it
-                self._store.discard(record.id)
-                self._store.runs.forget(record.id)
+                self._store.discard(*(record.id for record in made))
+                for record in reversed(made):
+                    self._store.runs.forget(record.id)
 
     def _try_in(self, record: Run) -> None:
         from goexfs.session.store import RunStore
 
-        handle = _handle(self._store, record)
+        handle = _handle(self._store, self._store.runs.get(record.id))
         with RunStore(self._store).resume(handle, on_exit="forget") as session:
             for command in self._commands:
                 ended = session.exec(("sh", "-c", command), cwd=self._run.base)
@@ -69,4 +79,4 @@ class Verification:
 def _handle(store: Store, record: Run) -> "RunHandle":
     from goexfs.session.handle import RunHandle
 
-    return RunHandle(store, record)
+    return RunHandle.of(store, record)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from snapshots.choosing import Selection
     from snapshots.diff import Change
     from snapshots.hunks import Parts
-    from snapshots.merge import MergeResult, Progress
+    from snapshots.merge import MergeResult, Progress, Review
     from snapshots.rejections import Rejection
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
@@ -65,7 +65,34 @@ class RunHandle(Past, Account, Activity, Onto):
 
     @classmethod
     def _of(cls, store: Store, record: Run) -> "RunHandle":
-        return RunHandle(store, record)
+        return RunHandle.of(store, record)
+
+    @staticmethod
+    def of(store: Store, record: Run) -> "RunHandle":
+        """The handle of a run, whether it has one base or several."""
+        further = store.runs.parts(record.id)
+        if not further:
+            return RunHandle(store, record)
+        from goexfs.session.joint import JointHandle
+
+        return JointHandle(store, record, further)
+
+    @property
+    def parts(self) -> "tuple[RunHandle, ...]":  # type: ignore[override]
+        """One handle for each base of the run: itself, unless there are several (``joint``)."""
+        return (self,)
+
+    def place(self, number: int, path: bytes) -> bytes:
+        """A path relative to the base of a part, as the run calls it: absolute in all but the first."""
+        return path
+
+    def find(self, path: bytes) -> "tuple[RunHandle, bytes]":
+        """The part that a path of the run is in, and what it is relative to its base."""
+        return self, path
+
+    def divide(self, changes: "Sequence[Change]") -> "list[tuple[int, list[Change]]]":
+        """Changes of the run by number of the part, as changes of that."""
+        return [(0, list(changes))]
 
     @property
     def name(self) -> str | None:
@@ -317,6 +344,7 @@ class RunHandle(Past, Account, Activity, Onto):
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
         resolve: "Choices | None" = None, check_reads: bool = False, progress: "Progress | None" = None,
+        review: "Review | None" = None,
     ) -> "MergeResult":  # fmt: skip
         """Apply everything the run changed to the base; with ``dry_run`` only say what would be done.
 
@@ -329,6 +357,9 @@ class RunHandle(Past, Account, Activity, Onto):
 
         ``effects`` is what becomes of those that are pending: ``refuse`` (the default: ``EffectsPending``), ``run``
         them after the merge, or ``skip`` (the default for a part): they stay pending.  ``EffectFailed`` comes after it.
+
+        ``review`` is shown the changes that are wanted before anything is done about them: it can read them, and what
+        it raises ends the merge.  That saves whoever wants to tell of them a diff of their own.
 
         Raises ``Conflict``, ``MergeError``, ``SelectionRefused`` or ``VerificationFailed`` (then nothing was applied),
         ``RunBusy`` while it is mounted, ``RunState`` when there is nothing to merge any more.
@@ -350,13 +381,13 @@ class RunHandle(Past, Account, Activity, Onto):
         if verify and not dry_run:
             from goexfs.session.gate import Verification
 
-            gate = Verification(self._store, record, verify)
+            gate = Verification(self._store, [record], verify)
         from goexfs.session.screening import Screen
 
         screen = Screen(self._store, record)
         result = merge(
             self._store, record, dry_run=dry_run, choose=choose, hunks=hunks, gate=gate, screen=screen,
-            resolve=resolver(resolve), check_reads=check_reads, progress=progress,
+            resolve=resolver(resolve), check_reads=check_reads, progress=progress, review=review,
         )  # fmt: skip
         if wish == "run" and not dry_run:
             self.effects.run()

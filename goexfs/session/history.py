@@ -17,6 +17,7 @@ from snapshots.store import Store
 
 if TYPE_CHECKING:
     from goexfs.session.effects import RunEffects
+    from goexfs.session.handle import RunHandle
     from snapshots.changes import Change
     from snapshots.content import Readable
     from snapshots.history import History, Kind, Snapshot
@@ -49,6 +50,9 @@ class Past:
     seal: Callable[[], None]
     effects: "RunEffects"
     recover: Callable[[], None]
+    discard: Callable[..., None]
+    parts: "tuple[RunHandle, ...]"
+    find: "Callable[[bytes], tuple[RunHandle, bytes]]"
 
     def snapshot(self, name: str | None = None, message: str = "") -> "Snapshot":
         """Name what the run is at this moment, also while programs go on changing it.
@@ -83,6 +87,11 @@ class Past:
         self._settle(seal=point is None or point.startswith(_NOW))
         return self._history.position("~0" if point is None else point)
 
+    def part_at(self, path: bytes, at: str | None) -> "tuple[RunHandle, bytes, str | None]":
+        """The part that a path of the run is in, what it is relative to its base, and the point ``at`` of that part."""
+        part, below = self.find(path)
+        return part, below, at
+
     def fork(self, name: str | None = None, *, at: str | None = None) -> Self:
         """A new, kept run that begins as this one is, or was at a point.
 
@@ -108,9 +117,9 @@ class Past:
         try:
             yield fork
         finally:
-            if not any(each.run_id == fork.id for each in MergeLog(self._store).records()):
-                self._store.discard(fork.id)
-                self._store.runs.forget(fork.id)
+            ids = {part.id for part in fork.parts}
+            if not any(each.run_id in ids for each in MergeLog(self._store).records()):
+                fork.discard(forget=True, undo="skip")
 
     def rewind(self, at: str = LATEST, paths: tuple[bytes, ...] = ()) -> "Rewound":
         """Become, or have these paths (relative to the base) become, what the run was at a point.

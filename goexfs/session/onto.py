@@ -44,6 +44,7 @@ class Onto:
     _settled: Callable[[str], Run]
     merge: "Callable[..., MergeResult]"
     fork: "Callable[..., Onto]"
+    discard: Callable[..., None]
     as_it_was: "Callable[[str], AbstractContextManager[Onto]]"
 
     def conflicts(
@@ -81,8 +82,7 @@ class Onto:
                 done = fork.rebase(dry_run=dry_run, resolve=resolve)
             finally:
                 if done is None or dry_run:
-                    self._store.discard(fork.id)
-                    self._store.runs.forget(fork.id)
+                    fork.discard(forget=True, undo="skip")
             return done
         record = self._settled("rebase")
         checks.same_base(record)

@@ -39,6 +39,15 @@ def begin(base: bytes, wishes: "PolicyWishes | Policy | None") -> Policy:
     return assemble(base, wishes or PolicyWishes(), user_file=default_policy_path())
 
 
+def of_further(wishes: "PolicyWishes | Policy | None") -> "PolicyWishes | Policy | None":
+    """What is wished for the further bases of a run: the same, but canaries have a place in the first one."""
+    if wishes is None:
+        return None
+    if isinstance(wishes, Policy):
+        return msgspec.structs.replace(wishes, canaries=())
+    return wishes._replace(canaries=())
+
+
 def policy_of(run: Run) -> Policy:
     """The policy that a run began with.  Raises ``PolicyError``."""
     return Policy.unpack(run.options.get(OPTION))

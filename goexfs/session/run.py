@@ -17,6 +17,7 @@ from goexfs.session import channel, client, presets, process
 from goexfs.session.children import Command, Stream
 from goexfs.session.compensation import remember_confinement
 from goexfs.session.confinement import Confinement, hidden_paths, readonly_paths, writable_paths
+from goexfs.session.errors import SandboxError
 from goexfs.session.handle import RunHandle
 from goexfs.session.launch import Server
 from goexfs.session.questions import Asker, Asking, Decide, LimitAsker
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from snapshots.changes import Change
     from snapshots.choosing import Selection
     from snapshots.effects import Effect
-    from snapshots.merge import MergeResult, Progress
+    from snapshots.merge import MergeResult, Progress, Review
 
 Words = str | bytes | os.PathLike[str]
 
@@ -82,6 +83,11 @@ class Session(RunHandle):
         """Where the run is mounted."""
         return Path(os.fsdecode(self._mountpoint))
 
+    @property
+    def _mounted(self) -> "tuple[Session, ...]":
+        """One for each base, itself for the first."""
+        return (self,)
+
     def __enter__(self) -> Self:
         return self
 
@@ -111,15 +117,14 @@ class Session(RunHandle):
         confinement: Confinement | None = None,
         ask: "Callable[[Effect], bool] | None" = None,
         decide: "Decide | None" = None,
-        parts: "Sequence[Session]" = (),
     ) -> Completed:
         """Run a command in the run, to its end; nothing that it started is left when this returns.
 
         ``cwd`` (default: the current directory) is where it works if that is in the base, else it works in the base;
         ``env`` replaces the environment, but for ``GOEXFS_RUN`` and ``GOEXFS_BASE``; without it the command gets the
         caller's without what looks like a secret (``withheld``).  ``capture`` collects both outputs.  ``confinement``
-        is what it may do (see ``goexfs.Confinement``).  ``parts`` are runs over other bases that it has at their
-        places, too; only in the sandbox.  Without ``sandbox`` it works in the mount, unconfined.
+        is what it may do (see ``goexfs.Confinement``).  In the sandbox it has all bases of the run at their places; a
+        run with several has no other way.  Without ``sandbox`` it works in the mount, unconfined.
         ``ask`` is called, in this thread, about what the command wants to do now and cannot be undone: without it, that
         is refused.  ``decide`` is called so about what waits at a limit with ``pause`` (see ``LimitAsker``): without
         it, that waits for ``allow`` or ``deny``.  SIGTERM, SIGHUP and SIGQUIT for this process are forwarded;
@@ -130,11 +135,13 @@ class Session(RunHandle):
         """
         words = tuple(os.fsencode(word) for word in argv)
         wishes = confinement or Confinement()
+        if not sandbox and len(self._mounted) > 1:
+            raise SandboxError(f"run {self.record.label} has several bases, which are in one place only in the sandbox")
         if env is not None:
             variables = {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
         else:
             variables = divide(os.environb, wishes).variables if sandbox else dict(os.environb)
-        box = self._sandbox(wishes, variables, parts) if sandbox else None
+        box = self._sandbox(wishes, variables) if sandbox else None
         place = self._working_directory(cwd, box)
         if box is not None:
             box, variables = client.provide(box, variables, self._store.runs.directory(self.id))
@@ -160,7 +167,7 @@ class Session(RunHandle):
                 remember_confinement(self._store, self.id, wishes)
             with ExitStack() as stack:
                 askers: list[Asking] = [] if ask is None else [stack.enter_context(Asker(directory, ask))]
-                pausing = [each for each in (self, *parts) if each.policy.pauses] if decide is not None else []
+                pausing = [each for each in self._mounted if each.policy.pauses] if decide is not None else []
                 if decide is not None and pausing:
                     askers.append(LimitAsker([self._store.runs.directory(each.id) for each in pausing], decide))
                 ended = process.run(command, timeout=timeout, grace=grace, askers=askers)
@@ -174,18 +181,16 @@ class Session(RunHandle):
         """The variables of this process that ``exec`` would not give to a command, since they look like secrets."""
         return divide(os.environb, confinement).withheld
 
-    def _sandbox(
-        self, wishes: Confinement, variables: Mapping[bytes, bytes], parts: "Sequence[Session]"
-    ) -> Sandbox:
+    def _sandbox(self, wishes: Confinement, variables: Mapping[bytes, bytes]) -> Sandbox:
         hidden = (os.path.realpath(os.fsencode(self._store.path)), *_own_configuration())
-        bases = tuple(base for base in (self.base, *(part.base for part in parts)) if base != b"/")
+        bases = tuple(part.base for part in self._mounted if part.base != b"/")
         return Sandbox(
             self.base, self._mountpoint, hidden,
             rw=writable_paths((*wishes.rw, *agent_socket(variables)), bases=bases, hidden=hidden),
             network=wishes.net.kind == "host",
             ro=readonly_paths(wishes.ro, bases=bases, hidden=hidden),
             empty=hidden_paths((*presets.load(presets.DEFAULT).hide, *wishes.hide)),
-            parts=tuple(Part(part.base, part._mountpoint) for part in parts),
+            parts=tuple(Part(part.base, part._mountpoint) for part in self._mounted[1:]),
             user_namespaces=wishes.user_namespaces, channel=self._channel,
         )  # fmt: skip
 
@@ -223,13 +228,14 @@ class Session(RunHandle):
         self, *, dry_run: bool = False, choose: "Callable[[Change], bool] | None" = None,
         hunks: "Selection | None" = None, verify: Sequence[str] = (), effects: "Wish | None" = None,
         resolve: "Choices | None" = None, check_reads: bool = False, progress: "Progress | None" = None,
+        review: "Review | None" = None,
     ) -> "MergeResult":  # fmt: skip
         """Unmount and merge.  A refused merge leaves the run kept; ``dry_run`` leaves it mounted."""
         if not dry_run:
             self._end()
         return super().merge(
             dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=effects, resolve=resolve,
-            check_reads=check_reads, progress=progress,
+            check_reads=check_reads, progress=progress, review=review,
         )  # fmt: skip
 
     def discard(self, *, forget: bool | None = None, undo: "Literal['sandbox', 'outside', 'skip']" = "sandbox") -> None:

@@ -25,12 +25,13 @@ from snapshots.tree import UpperTree
 class Screen:
     """Looks at what is about to be merged; to be given to ``snapshots.merge.merge``."""
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Store, run: Run, *, canaries: tuple[Canary, ...] = ()) -> None:
+        """``canaries`` are those of the run's other parts: read in one base, one can be carried into another."""
         self._store = store
         self._run = run
         policy = policy_of(run)
         self._matcher = Matcher(policy)
-        self._finders = Finders(policy.canaries)
+        self._finders = Finders(tuple(dict.fromkeys((*policy.canaries, *canaries))))
 
     def __call__(self, state: UpperState) -> None:
         """Raise ``PolicyViolated`` or ``CanaryFound`` when this must not be merged."""

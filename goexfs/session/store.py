@@ -19,7 +19,7 @@ from goexfs.session.handle import RunHandle
 from goexfs.session.history import split
 from goexfs.session.home import default_store_path
 from goexfs.session.options import HISTORY_LIMIT, remembered
-from snapshots.errors import GoexfsError, RunState, RunUnknown
+from snapshots.errors import GoexfsError, RunError, RunState, RunUnknown
 from snapshots.names import readable
 from snapshots.runs import Run, RunLock
 from snapshots.store import Store
@@ -82,7 +82,7 @@ class RunStore:
                 f"{ref} is a point in the past, and this is about a run as it is now; `goexfs fork {ref}` makes a run"
                 " of it"
             )
-        return RunHandle(self.store, self.store.runs.resolve(run, cwd=cwd))
+        return RunHandle.of(self.store, self.store.runs.resolve(run, cwd=cwd))
 
     def point(self, ref: str) -> tuple[RunHandle, str | None]:
         """The run, and the point in its past, that ``RUN[@POINT]`` means; None: the run as it is.
@@ -94,7 +94,7 @@ class RunStore:
 
     def runs(self, *, all: bool = False) -> list[RunHandle]:
         """Runs, the latest last; without ``all`` only those that are active, crashed or kept."""
-        return [RunHandle(self.store, record) for record in self.store.runs.list(all=all)]
+        return [RunHandle.of(self.store, record) for record in self.store.runs.list(all=all)]
 
     def mounted_at(self, place: Place) -> RunHandle:
         """The run that is mounted at ``place`` (or whose dead mount is).  Raises ``RunUnknown``."""
@@ -102,7 +102,7 @@ class RunStore:
         above, name = os.path.split(os.path.abspath(path))  # the mount itself must not be asked: it may be dead
         canonical = os.path.join(os.path.realpath(above), name)
         for handle in self.runs():
-            if handle.record.mountpoint == canonical:
+            if any(part.record.mountpoint == canonical for part in handle.parts):
                 return handle
         raise RunUnknown(f"no run is mounted at {readable(path)}; `goexfs ls` lists the runs")
 
@@ -157,6 +157,7 @@ class RunStore:
         history_limit: int | None = None,
         policy: "PolicyWishes | Policy | None" = None,
         on_exit: "OnExit" = "discard",
+        cow: Iterable[Place] = (),
     ) -> "Session":
         """Begin a run over ``base`` and mount it, for as long as this process lives or until its verdict.
 
@@ -165,7 +166,8 @@ class RunStore:
         occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how
         much of its past it keeps, in bytes (``snapshots.retention``); ``on_exit`` says what becomes of it without a
         verdict.  ``policy`` is what it may see, write and use: by default the built-in rules and those of the policy
-        files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it is.
+        files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it is.  ``cow`` are further bases of
+        the run: a command has all of them at their places, and a verdict is on all.
 
         Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their
         subtypes).
@@ -179,7 +181,23 @@ class RunStore:
             options[HISTORY_LIMIT] = history_limit
         if policy is not None:
             options[policing.OPTION] = policy
-        return cast("Session", self._begin(base, name, command, options, mountpoint, on_exit))
+        further = list(cow)
+        if not further:
+            return cast("Session", self._begin(base, name, command, options, mountpoint, on_exit))
+        from goexfs.session.jointsession import begin
+
+        bases = checks.apart([base, *further])
+        runs: list[RunHandle] = []
+
+        def part(number: int) -> "Session":
+            if not number:
+                runs.append(self._begin(bases[0], name, command, dict(options), mountpoint, on_exit))
+            else:
+                own = {**options, policing.OPTION: policing.of_further(policy)}
+                runs.append(self._begin(bases[number], None, (), own, None, on_exit, whole=runs[0].id))
+            return cast("Session", runs[-1])
+
+        return begin([partial(part, number) for number in range(len(bases))], new=True)
 
     def resume(
         self,
@@ -195,6 +213,17 @@ class RunStore:
         Options are as for ``start``, by default as they were.  Raises also ``RunState``, ``RunBusy``, ``BaseReplaced``.
         """
         handle = self.run(ref) if isinstance(ref, str) else ref
+        if len(handle.parts) > 1:
+            _check_one_place(handle, mountpoint)
+            from goexfs.session.jointsession import begin
+
+            return begin(
+                [
+                    partial(self.resume, part, command=None if number else command, on_exit=on_exit, **options)
+                    for number, part in enumerate(handle.parts)
+                ],
+                new=False,
+            )
         return cast("Session", self._again(handle, command, options, mountpoint, on_exit))
 
     def mount(
@@ -214,6 +243,7 @@ class RunStore:
         """
         on_exit: OnExit | None = "keep" if foreground else None
         if isinstance(what, RunHandle):
+            _check_one_place(what, mountpoint)
             return self._again(what, None, options, mountpoint, on_exit)
         return self._begin(what, name, (), options, mountpoint, on_exit)
 
@@ -221,7 +251,7 @@ class RunStore:
 
     def _begin(
         self, base: Place, name: str | None, command: tuple[str, ...], options: dict[str, Any],
-        mountpoint: Place | None, on_exit: "OnExit | None",
+        mountpoint: Place | None, on_exit: "OnExit | None", *, whole: str | None = None,
     ) -> RunHandle:  # fmt: skip
         path = checks.usable_base(base)
         place, hidden = self._places(path, mountpoint, options)
@@ -231,7 +261,7 @@ class RunStore:
         try:
             policy = policing.begin(path, options.pop(policing.OPTION, None))
             known = {**remembered(options), policing.OPTION: policy.pack()}
-            record = self.store.runs.create(base=path, name=name, command=command, options=known)
+            record = self.store.runs.create(base=path, name=name, command=command, options=known, whole=whole)
             try:
                 self._limit(record, options)
                 with self.store.runs.lock(record.id) as lock:
@@ -316,3 +346,13 @@ class RunStore:
 
         found = server.assign(assignment, lock.fileno(), directory / LOG, partial(get_ready, record))
         return Session(self.store, record, server, mountpoint, on_exit, surveyed=found)
+
+
+def _check_one_place(handle: RunHandle, mountpoint: Place | None) -> None:
+    """Raise ``RunError`` for a run with several bases that is to be mounted at one place."""
+    if mountpoint is not None and len(handle.parts) > 1:
+        label = handle.record.label
+        raise RunError(
+            f"run {label} has {len(handle.parts)} bases, and a mountpoint is one place; goexfs run --run {label} -- CMD"
+            " has all of them at their own places"
+        )
