@@ -50,6 +50,12 @@ class GcReport(msgspec.Struct, frozen=True):
     """of content that stays, because runs need it"""
     runs: int = 0
     """that are active or kept"""
+    used_bytes: int = 0
+    """on the disk, afterwards"""
+    limit: int = 0
+    """of the store (see ``snapshots.bound``); 0: none"""
+    merges: int = 0
+    """that cannot be undone any more, because the limit was reached"""
     idle: tuple[str, ...] = ()
     """names or ids of kept runs that nothing was done with for `IDLE_NS`: only a person can say that they may go"""
 

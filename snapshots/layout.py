@@ -9,6 +9,8 @@ and no record.  A ``Layout`` is immutable: threads may share it.
     locks                     empty; its bytes are locked (see ``snapshots.locks``)
     reserve                   room kept for emptying a full store (see ``snapshots.reserve``)
     objects/ab/cdef…          large objects, 0444, named by their hash in hex
+    limit                     most bytes that the store may take up, where a user has set it (see ``snapshots.bound``)
+    usage                     what it took up when somebody last looked
     incoming/                 large objects while they are being written, directories while they are being removed
     merges/<number>/          what is needed to undo a merge (see ``snapshots.mergelog``)
     quarantine/               contents that fsck found damaged and set aside
@@ -33,7 +35,7 @@ OBJECT_MODE = 0o444
 
 DATABASE = "store.db"
 _OURS = frozenset(
-    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "reserve"}
+    {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "locks", "reserve", "limit", "usage"}
     | {"objects", "incoming", "quarantine", "merges", "runs"}
 )
 _FOREIGN_BUT_FINE = frozenset({"lost+found"})  # a filesystem of its own for the store
@@ -47,6 +49,8 @@ class Layout:
         self.database = root / DATABASE
         self.locks = root / "locks"
         self.reserve = root / "reserve"
+        self.limit = root / "limit"
+        self.usage = root / "usage"
         self.objects = root / "objects"
         self.incoming = root / "incoming"
         self.quarantine = root / "quarantine"

@@ -1,4 +1,4 @@
-"""Names and paths as people and JSON see them.
+"""Names, paths and sizes as people and JSON see them.
 
 Owns the one place where bytes become text on the way out of the library: messages, JSON, table cells.  Knows no
 file and no store.  Pure functions, safe in any thread.
@@ -31,3 +31,15 @@ def text_fields(field: str, value: bytes | None) -> dict[str, str | None]:
 def is_valid_name(name: bytes) -> bool:
     """Whether this can be one name in one directory (not empty, ``.``, ``..``; no slash, no NUL)."""
     return name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``0 B``, ``312 B``, ``4.0 KiB``, ``1.2 GiB``."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1023.95:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} PiB"

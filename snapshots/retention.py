@@ -44,6 +44,8 @@ class Thinned(NamedTuple):
     object_bytes: int
     segments: int
     segment_bytes: int
+    records: int = 0
+    """of the journal that one can go back to no more"""
 
 
 class _Item(NamedTuple):
@@ -62,8 +64,22 @@ def set_limit(store: Store, run_id: str, limit: int) -> None:
         store.database.run("UPDATE runs SET history_limit = ? WHERE id = ?", (limit, run_id))
 
 
-def thin(store: Store, run_id: str, *, now_ns: int | None = None, rows: int = _ROWS) -> Thinned:
-    """Apply the rules to one run.  Errors: StoreError."""
+def past_bytes(store: Store, run_id: str) -> int:
+    """Bytes that `thin` could free at most.  Errors: StoreError."""
+    row = store.database.one("SELECT key FROM runs WHERE id = ?", (run_id,))
+    if row is None:
+        return 0
+    automatic = store.database.all(
+        "SELECT position FROM snapshots WHERE run = ? AND kind != 'user' ORDER BY position", row
+    )
+    items = _items(store, row[0], [position for (position,) in automatic])
+    return sum(item.bytes for item in items) + sum(size for *_, size in _segments(store, run_id))
+
+
+def thin(
+    store: Store, run_id: str, *, spare: int = 0, now_ns: int | None = None, rows: int = _ROWS
+) -> Thinned:
+    """Apply the rules to one run; ``spare`` bytes of its past are to go in any case.  Errors: StoreError."""
     db = store.database
     with db.transaction():
         row = db.one("SELECT key, journal, horizon, history_limit FROM runs WHERE id = ?", (run_id,))
@@ -75,7 +91,7 @@ def thin(store: Store, run_id: str, *, now_ns: int | None = None, rows: int = _R
         ), time.time_ns() if now_ns is None else now_ns)  # fmt: skip
         db.many("DELETE FROM snapshots WHERE key = ?", [(number,) for number in old])
         sizes = _segments(store, run_id)
-        cut, dropped = _decide(store, key, present, horizon, limit, sizes)
+        cut, dropped = _decide(store, key, present, horizon, limit, sizes, spare)
         db.many("DELETE FROM snapshots WHERE key = ?", [(number,) for number in dropped])
         if cut != horizon:
             db.run("UPDATE runs SET horizon = ? WHERE key = ?", (cut, key))
@@ -89,7 +105,7 @@ def thin(store: Store, run_id: str, *, now_ns: int | None = None, rows: int = _R
         store.sync()  # what the segments had, a checkpoint has; now also after a power cut
         with durable.reporting(f"cannot shorten the journal of run {run_id}"):
             journal.drop_before(store.runs.directory(run_id) / "journal", cut)
-    return Thinned(len(old) + len(dropped), objects, freed, len(gone), sum(gone))
+    return Thinned(len(old) + len(dropped), objects, freed, len(gone), sum(gone), cut - horizon)
 
 
 def _too_many(snapshots: list[tuple[int, int, int]], now_ns: int) -> list[int]:
@@ -120,19 +136,20 @@ def _segments(store: Store, run_id: str) -> list[tuple[int, int, int]]:
 
 
 def _decide(
-    store: Store, key: int, present: int, horizon: int, limit: int, segments: list[tuple[int, int, int]]
+    store: Store, key: int, present: int, horizon: int, limit: int, segments: list[tuple[int, int, int]], spare: int
 ) -> tuple[int, list[int]]:
     """The new horizon, and the numbers of automatic snapshots that have to go."""
     db = store.database
     cut = max(horizon, segments[-MOST_SEGMENTS][0] if len(segments) > MOST_SEGMENTS else 1)
     if not limit:
         cut = present
-    elif _at_most(store, key) + sum(size for *_, size in segments) <= limit:
+    elif not spare and _at_most(store, key) + sum(size for *_, size in segments) <= limit:
         return cut, []
     automatic = db.all("SELECT position, key FROM snapshots WHERE run = ? AND kind != 'user' ORDER BY position", (key,))
     items = _items(store, key, [position for position, _ in automatic])
     items += [_Item(following, 0, size) for _, following, size in segments if following <= present]
     left = sum(item.bytes for item in items if item.until > cut or item.holder)
+    limit = min(limit, max(left - spare, 0)) if spare else limit
     for item in sorted(items):
         if left <= limit:
             break

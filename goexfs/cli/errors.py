@@ -38,6 +38,7 @@ STATUS: dict[type[BaseException], int] = {
     store_errors.StoreDamaged: 76,
     store_errors.ObjectMissing: 76,
     store_errors.StoreFull: 77,
+    store_errors.StoreLimit: 77,
     store_errors.StoreUnusable: 78,
     store_errors.Conflict: 79,
     store_errors.MergeError: 80,

@@ -16,7 +16,8 @@ from goexfs.cli.params import json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunStore
-    from snapshots.mergelog import MergeLog, MergeRecord
+    from goexfs.session.merged import Merge
+    from snapshots.mergelog import MergeRecord
     from snapshots.undo import UndoResult
 
 
@@ -29,21 +30,18 @@ def merges_command(everything: bool, as_json: bool) -> None:
     What they replaced is kept in the store, for the last 200 and up to 2 GiB: the oldest go first.
     """
     import goexfs
-    from snapshots.mergelog import MergeLog
 
     with goexfs.open_store(create=False) as store:
-        log = MergeLog(store.store)
-        here = os.getcwdb()
-        records = [record for record in log.records() if everything or _is_at(here, record.base)]
-        gone = log.taken_back()
-        fields = [_fields(log, record, gone) for record in records]
+        merges = store.merges(None if everything else os.getcwdb())
+        fields = [_fields(merge) for merge in merges]
         if as_json:
             print_json({"merges": fields})
             return
         rows = [
-            [str(record.number), age(record.made_ns), _what(record), home(record.base),
-             count(record.paths, "name"), size(record.kept_bytes), str(field["state"])]
-            for record, field in zip(records, fields, strict=True)
+            [str(merge.record.number), age(merge.record.made_ns), _what(merge.record),
+             _bases([each.base for each in (merge.record, *merge.others)]),
+             count(field["names"], "name"), size(field["kept_bytes"]), str(field["state"])]
+            for merge, field in zip(merges, fields, strict=True)
         ]  # fmt: skip
         if rows:
             print_table(["MERGE", "AGE", "WHAT", "BASE", "CHANGED", "KEPT", "STATE"], rows)
@@ -65,13 +63,13 @@ def undo_command(
     can be undone too: that is the merge again.  What the run did outside of the files is undone, too, if it said how.
     """
     import goexfs
-    from snapshots.errors import Conflict, RunUnknown
-    from snapshots.undo import latest, undo
+    from snapshots.errors import Conflict
+    from snapshots.undo import latest
 
     with goexfs.open_store(create=False) as store:
         wanted = number if number is not None else latest(store.store, os.getcwdb())
         try:
-            result = undo(store.store, wanted, dry_run=dry_run)
+            result = store.undo(wanted, dry_run=dry_run, compensate="skip")  # the rest once this is said
         except Conflict as error:
             if as_json:
                 print_json({"merge": wanted, "undone": False, "undo": None, "conflicts": _conflicts(error.conflicts)})
@@ -91,14 +89,8 @@ def undo_command(
             if result.leftover is not None:
                 note(f"{home(result.leftover)} could not be moved away; the next goexfs command tries again")
             _say_given_back(_given_back(store, result))
-        run_id = result.undone.run_id
-        if run_id is not None and not dry_run and compensate != "skip":
-            try:
-                run = store.run(run_id)
-            except RunUnknown:  # so old that its record has gone, which it would not have with anything open
-                return
-            if run.state == "merged" or result.gave_all:  # while a part of it is still in the run, what it did stands
-                run.effects.take_back(outside=compensate == "outside", tell=None if as_json else tell_undo)
+        if not dry_run and compensate != "skip":
+            store.take_back_effects(result, outside=compensate == "outside", tell=None if as_json else tell_undo)
 
 
 def _given_back(store: "RunStore", result: "UndoResult") -> dict[str, Any] | None:
@@ -139,22 +131,20 @@ def _what(record: "MergeRecord") -> str:
     return f"undo of {record.undoes}"
 
 
-def _is_at(here: bytes, base: bytes) -> bool:
-    return here == base or here.startswith(base.rstrip(b"/") + b"/")
-
-
-def _fields(log: "MergeLog", record: "MergeRecord", gone: dict[int, int]) -> dict[str, Any]:
+def _fields(merge: "Merge") -> dict[str, Any]:
     from snapshots.names import text_fields
 
-    by = gone.get(record.number)
+    record, by = merge.record, merge.undone_by
+    parts = (record, *merge.others)
     if by is not None:
         state = f"undone by {by}"
     else:
-        state = "can be undone" if log.is_kept(record.number) else "too old to undo"
+        state = "can be undone" if merge.can_be_undone else "too old to undo"
     return {
         "merge": record.number, "run": record.run_id, "undoes": record.undoes, "undone_by": by,
-        **text_fields("base", record.base), "made_ns": record.made_ns, "names": record.paths,
-        "kept_bytes": record.kept_bytes, "state": state,
+        **text_fields("base", record.base), "bases": [text_fields("base", each.base) for each in parts],
+        "made_ns": record.made_ns, "names": sum(each.paths for each in parts),
+        "kept_bytes": sum(each.kept_bytes for each in parts), "state": state,
     }  # fmt: skip
 
 

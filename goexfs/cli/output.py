@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from snapshots.names import size as size
+
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
 
@@ -112,18 +114,6 @@ def command_line(argv: Sequence[str | bytes]) -> str:
     return printable(
         shlex.join(arg.decode("utf-8", "surrogateescape") if isinstance(arg, bytes) else arg for arg in argv)
     )
-
-
-def size(count: int) -> str:
-    """Bytes for people: ``0 B``, ``312 B``, ``4.0 KiB``, ``1.2 GiB``."""
-    if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
-        if value < 1023.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} PiB"
 
 
 def age(created_ns: int, now_ns: int | None = None) -> str:

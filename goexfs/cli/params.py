@@ -74,6 +74,19 @@ class Size(click.ParamType[int]):
         return int(found[1]) << (10 * " kmgt".index(found[2] or " "))
 
 
+class StoreLimit(Size):
+    """A size, or ``none``, which is 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes."""
+        if str(value).strip().lower() == "none":
+            return 0
+        found = super().convert(value, param, ctx)
+        if not found and not isinstance(value, int):
+            self.fail("a store of no size holds nothing; write 20G, or none for no limit", param, ctx)
+        return found
+
+
 RUN = RunRef()
 POINT = PointRef()
 ANY_PATH = click.Path(path_type=bytes, readable=False)
@@ -86,6 +99,10 @@ auto_snapshot_option = click.option(
 history_limit_option = click.option(
     "--history-limit", type=Size(), metavar="SIZE", help="How much of its past the run keeps (default: 256M)."
 )
+store_limit_option = click.option(
+    "--store-limit", type=StoreLimit(), metavar="SIZE|none",
+    help="How much the whole store may take up, this time (default: 20G, or a tenth of its disk).",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 color_option = click.option(
     "--color",

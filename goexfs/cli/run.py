@@ -12,8 +12,16 @@ import click
 
 from goexfs.cli.confining import CONFINING, confined, confining_options, further_bases, say_what_is_withheld
 from goexfs.cli.effectoptions import allow, effects_option
-from goexfs.cli.output import home, note, print_json
-from goexfs.cli.params import ANY_PATH, POINT, RUN, auto_snapshot_option, history_limit_option, json_option
+from goexfs.cli.output import count, home, note, print_json, size
+from goexfs.cli.params import (
+    ANY_PATH,
+    POINT,
+    RUN,
+    auto_snapshot_option,
+    history_limit_option,
+    json_option,
+    store_limit_option,
+)
 from goexfs.cli.policy import (
     POLICY,
     decide,
@@ -53,6 +61,7 @@ other_option = click.option("--allow-other", is_flag=True, help="Let other users
 @click.option("--no-sandbox", is_flag=True, help="Run without bubblewrap, in the mount itself.")
 @auto_snapshot_option
 @history_limit_option
+@store_limit_option
 @nested_option
 @other_option
 @effects_option
@@ -108,6 +117,11 @@ def run_command(
                 ask=allow if asked else None, decide=decide if asked else None,
             )
         say_who_read_canaries(session)
+        say_what_was_refused(session)
+        if (use := store.known_use(beginning["store_limit"])).is_near:
+            from goexfs.cli.store import say_how_near
+
+            say_how_near(use)
         outcome = verdict.settle(session, wish, ended, want_changes=as_json, effects=effects)
         if as_json:
             print_json(verdict.outcome_fields(session, outcome))
@@ -193,6 +207,17 @@ def _going_on(store: "RunStore", ref: str) -> "Iterator[RunHandle]":
         raise
 
 
+def say_what_was_refused(run: "RunHandle") -> None:
+    """One line when programs found the store full."""
+    refused = run.refused_for_room
+    if refused is not None:
+        click.echo(
+            f"goexfs: {count(refused.operations, 'operation')} of the run failed with ENOSPC: the store has come to its"
+            f" limit of {size(refused.limit)} (goexfs ls, goexfs gc --dry-run); --store-limit lifts it",
+            err=True,
+        )
+
+
 def _given(**options: Any) -> dict[str, Any]:
     """Only what was asked for: a run that goes on keeps the options it began with."""
     return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
@@ -205,6 +230,7 @@ def _given(**options: Any) -> dict[str, Any]:
 @policy_options
 @auto_snapshot_option
 @history_limit_option
+@store_limit_option
 @nested_option
 @other_option
 @json_option

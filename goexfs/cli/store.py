@@ -22,13 +22,15 @@ from goexfs.cli.output import (
     size,
     timestamp,
 )
-from goexfs.cli.params import POINT, json_option
+from goexfs.cli.params import POINT, StoreLimit, json_option
 from goexfs.cli.progress import progress
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
+    from snapshots.bound import Use
     from snapshots.findings import FsckReport
     from snapshots.gc import GcReport
+    from snapshots.room import Waste
 
 FINDINGS = 1
 _STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "discarded": "dim"}
@@ -43,10 +45,13 @@ def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
     with store_or_nothing() as store:
         runs = store.runs(all=everything) if store is not None else []
         if as_json:
-            print_json({"runs": [run_fields(run) for run in runs]})
-        elif quiet:
+            use = None if store is None else report_fields(store.known_use())
+            print_json({"runs": [run_fields(run) for run in runs], "store": use})
+            return
+        if quiet:
             click.echo("".join(f"{run.id}\n" for run in runs), nl=False)
-        elif runs:
+            return
+        if runs:
             print_table(
                 ("RUN", "NAME", "STATE", "AGE", "CHANGES", "HELD", "BASE", "COMMAND"),
                 [_row(run) for run in runs],
@@ -58,6 +63,8 @@ def ls_command(everything: bool, quiet: bool, as_json: bool) -> None:
             click.echo(
                 "no runs" if everything else "no runs that are active or kept (ls --all shows the others)", err=True
             )
+        if store is not None:
+            say_how_near(store.known_use())
 
 
 @contextmanager
@@ -216,13 +223,30 @@ NEXT = {"active": ("diff {}", "umount {}"), "kept": _DECIDE, "crashed": _DECIDE}
 
 
 @click.command("gc", short_help="Free what no run holds.")
+@click.option("--dry-run", is_flag=True, help="Only say what the store takes up, and what would be freed.")
+@click.option("--store-limit", type=StoreLimit(), metavar="SIZE|none", help="From now on the store may take up SIZE.")
 @json_option
-def gc_command(as_json: bool) -> None:
-    """Free what no run holds, and what interrupted commands left behind."""
+def gc_command(dry_run: bool, store_limit: int | None, as_json: bool) -> None:
+    """Free what no run holds, and what interrupted commands left behind.
+
+    Beyond the limit of the store also the past of runs, from the oldest on, and what old merges need to be undone;
+    never what a run is now, snapshots that you made, or the undo of the latest merge.
+    """
     import goexfs
 
     with goexfs.open_store(create=False) as store, progress("collecting") as tell:
+        if dry_run:
+            found = store.waste()
+            if as_json:
+                print_json({**report_fields(found), "used_bytes": found.use.used, "over": found.over})
+            else:
+                for line in _waste(found):
+                    click.echo(line)
+            return
+        if store_limit is not None:
+            store.set_limit(store_limit)
         report = store.gc(progress=tell)
+        known = store.use()
     if as_json:
         print_json({**report_fields(report), "freed_bytes": report.freed_bytes})
     else:
@@ -236,9 +260,37 @@ def gc_command(as_json: bool) -> None:
         )
         click.echo(f"freed {size(report.freed_bytes)}: {', '.join(parts)}")
         click.echo(f"kept {size(report.held_bytes)} that {count(report.runs, 'run')} may still need")
+        click.echo(use_line(known))
+        if report.merges:
+            note(f"{count(report.merges, 'merge')} can be undone no more (goexfs merges)")
         if report.idle:
             named = ", ".join(map(printable, report.idle[:5])) + (", …" if len(report.idle) > 5 else "")
             note(f"nothing was done with {named} for a month: goexfs ls says what each holds, goexfs discard frees it")
+
+
+def say_how_near(use: "Use") -> None:
+    """One line, when the limit of the store is near, or reached."""
+    if use.is_near:
+        note(f"{use_line(use)}: merge or discard runs, or raise it (goexfs gc --store-limit SIZE)")
+
+
+def use_line(use: "Use") -> str:
+    """How large the store is, and may be."""
+    most = f"of the {size(use.limit)} that it may" if use.limit else "and has no limit"
+    return f"the store takes up {size(use.used)} {most}"
+
+
+def _waste(waste: "Waste") -> Iterator[str]:
+    use = waste.use
+    yield use_line(use)
+    for label, bytes_ in (
+        ("large files", use.contents), ("small files and names", use.database),
+        ("journals and working files", use.journals), ("to undo merges", use.merges),
+    ):  # fmt: skip
+        yield f"  {label}: {size(bytes_)}"
+    yield f"would free {size(waste.unseen + waste.over)}: {size(waste.unseen)} that nobody can see any more"
+    may = f"{size(waste.history)} of the past of runs, {size(waste.merges)} to undo merges"
+    yield f"could free beyond the limit: {may}"
 
 
 @click.command("fsck", short_help="Check the store, and with --repair mend it.")
@@ -276,7 +328,7 @@ def _findings(report: "FsckReport", repair: bool) -> Iterator[str]:
         yield f"checked {looked}: {count(remain, 'thing')} wrong; {advice}"
 
 
-def report_fields(report: "GcReport | FsckReport") -> dict[str, Any]:
+def report_fields(report: "GcReport | FsckReport | Use | Waste") -> dict[str, Any]:
     """A report of the library as JSON."""
     import msgspec
 

@@ -88,7 +88,7 @@ def request(operation: Callable[..., Any]) -> Any:
                 except WouldBlock as blocked:
                     waiting = blocked
                 if isinstance(waiting, OverLimit) and self.referee is not None:
-                    await self.referee.decide(waiting.name, operation.__name__.strip("_"), arguments)
+                    await self.referee.decide(waiting.name, operation.__name__.strip("_"), arguments, waiting.more)
                 else:
                     await self.threads.run(waiting.prepare)
         except Exception as e:

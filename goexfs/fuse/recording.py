@@ -51,6 +51,11 @@ class Recording:
         self._read: set[int] = set()
         """inode numbers of base files whose reading is recorded"""
 
+    @property
+    def next(self) -> int:
+        """Number of the next record."""
+        return self._writer.next
+
     def append(self, change: Change) -> None:
         """Write a change.  OSError (ENOSPC) when there is no room."""
         if 0 < change.process < self._segment:

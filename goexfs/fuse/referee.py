@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import trio
 from pyfuse3 import FUSEError, RequestContext
 
-from goexfs.overlay.meter import ERRNO, Meter
+from goexfs.overlay.meter import ERRNO, STORE, Meter
 from goexfs.policy.rules import Limit, Waiting
 
 MOST_WAITING = 32
@@ -43,13 +43,18 @@ class Referee:
         snapshot: Callable[[], Awaitable[str]],
         tell: Callable[[tuple[Waiting, ...]], None],
         remember: Callable[[str, Limit], None],
+        make_room: Callable[[int], Awaitable[bool]] | None = None,
     ) -> None:
-        """*snapshot* makes one; *tell* hears of every change of what waits, *remember* of every changed limit."""
+        """*snapshot* makes one; *tell* hears of every change of what waits, *remember* of every changed limit.
+
+        *make_room* says whether the store has room for so many bytes (and has told the meter).
+        """
         self.meter = meter
         self._first = dict(meter.limits)
         self._snapshot = snapshot
         self._tell = tell
         self._remember = remember
+        self._make_room = make_room
         self._waits: list[_Wait] = []
         self._openers: dict[int, int] = {}
         self._snapshots = trio.Lock()
@@ -72,8 +77,12 @@ class Referee:
             return last.pid
         return self._openers.get(first, 0) if isinstance(first, int) else 0
 
-    async def decide(self, name: str, operation: str, arguments: Sequence[object]) -> None:
-        """Return when the request may be tried again; raise what it is answered with."""
+    async def decide(self, name: str, operation: str, arguments: Sequence[object], more: int = 1) -> None:
+        """Return when the request, which needs so much, may be tried again; raise what it is answered with."""
+        if name == STORE:
+            if self._make_room is None or not await self._make_room(more):
+                raise FUSEError(ERRNO[name])
+            return
         pid = self._asker(arguments)
         limit = self.meter.limits[name]
         if limit.then == "snapshot":

@@ -60,6 +60,17 @@ class Waiting(msgspec.Struct, frozen=True):
     requests: int
 
 
+class Refused(msgspec.Struct, frozen=True):
+    """What a run could not do because its store was full."""
+
+    limit: int
+    """bytes that the store may take up"""
+    used: int
+    """that it did, when somebody last looked"""
+    operations: int
+    """that failed with ENOSPC"""
+
+
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     """The rules that come from one place."""
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from goexfs.session import birth, checks, control, mounts, policing, processes
@@ -25,7 +26,7 @@ from snapshots.runs import Run
 from snapshots.store import Store
 
 if TYPE_CHECKING:
-    from goexfs.policy.rules import Limit, Policy, Waiting
+    from goexfs.policy.rules import Limit, Policy, Refused, Waiting
     from goexfs.policy.survey import Survey
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
@@ -145,13 +146,23 @@ class RunHandle(Past, Account, Activity, Onto):
     def allow(self, limit: str = "", *, most: int | None = None) -> "tuple[tuple[str, Limit], ...]":
         """Let what waits go on, with as much again (or up to ``most``) of one limit, or of all that matter now.
 
-        The limits as they are now.  Raises ``PolicyError`` when nothing waits, ``ServerError`` when it is not mounted.
+        The limits as they are now.  Raises ``PolicyError`` when nothing waits, ``RunState`` when it is not mounted.
         """
-        return policing.decide(self._store.runs.directory(self.id), limit, allow=True, most=most)
+        return policing.decide(self._mounted_directory(), limit, allow=True, most=most)
 
     def deny(self, limit: str = "") -> "tuple[tuple[str, Limit], ...]":
         """Refuse what waits, and from now on whatever goes over that limit; otherwise as ``allow``."""
-        return policing.decide(self._store.runs.directory(self.id), limit, allow=False)
+        return policing.decide(self._mounted_directory(), limit, allow=False)
+
+    def _mounted_directory(self) -> "Path":
+        if (state := self.state) != "active":
+            raise RunState(f"nothing waits in run {self.record.label}: it is {state}")
+        return self._store.runs.directory(self.id)
+
+    @property
+    def refused_for_room(self) -> "Refused | None":
+        """What the run could not do because its store was full, the last time (or this time) that it was mounted."""
+        return policing.refused_in(self._store.runs.directory(self.id))
 
     @property
     def bytes_held(self) -> int:

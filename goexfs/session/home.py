@@ -1,4 +1,4 @@
-"""Where the user's store is.
+"""Where the user's store is, and how large it may become.
 
 Owns the reading of the environment for it and nothing else: the library below never looks at the environment.
 """
@@ -6,7 +6,9 @@ Owns the reading of the environment for it and nothing else: the library below n
 import os
 from pathlib import Path
 
-from snapshots.errors import StoreUnusable
+from snapshots.errors import StoreError, StoreUnusable
+
+STORE_LIMIT = "GOEXFS_STORE_LIMIT"
 
 
 def default_store_path() -> Path:
@@ -24,6 +26,21 @@ def default_store_path() -> Path:
     if not os.path.isabs(user_home):
         raise StoreUnusable("there is no home directory to keep the store in; set GOEXFS_HOME to a directory")
     return Path(user_home) / ".local" / "state" / "goexfs"
+
+
+def store_limit() -> int | None:
+    """What ``$GOEXFS_STORE_LIMIT`` says: bytes, 0 for ``none``; None when it says nothing.  Raises ``StoreError``."""
+    said = os.environ.get(STORE_LIMIT)
+    if not said:
+        return None
+    if said.strip().lower() == "none":
+        return 0
+    from goexfs.policy.files import parse_size
+
+    found = parse_size(said)
+    if not found:
+        raise StoreError(f"{STORE_LIMIT}={said!r} is no size; write 20G, or none for no limit")
+    return found
 
 
 def default_policy_path() -> Path | None:

@@ -46,6 +46,10 @@ class Assignment(msgspec.Struct, frozen=True):
     """see ``snapshots.occasions``"""
     policy: bytes = b""
     """see ``goexfs.session.policing``"""
+    store_limit: int = 0
+    """bytes that the whole store may take up (see ``snapshots.bound``); 0: no limit"""
+    store_room: int = 0
+    """bytes that it had room for a moment ago"""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from goexfs.policy.rules import LIMITS, Canary, Kind, Limit, Policy, Waiting
+from goexfs.policy.rules import LIMITS, Canary, Kind, Limit, Policy, Refused, Waiting
 from goexfs.session import control
 from goexfs.session.home import default_policy_path
 from snapshots.base import BaseTree
@@ -28,6 +28,8 @@ OPTION = "policy"
 """in a run's options"""
 WAITING = "waiting"
 """in a run's directory, while operations wait for the user"""
+REFUSED = "refused"
+"""in a run's directory, when operations failed for the limit of its store"""
 
 
 def begin(base: bytes, wishes: "PolicyWishes | Policy | None") -> Policy:
@@ -74,10 +76,12 @@ def guard_of(packed: bytes, base: bytes, *, hidden: Iterable[bytes] = ()) -> "Gu
     return Guard(policy, base, untouchable=frozenset(hidden))
 
 
-def meter_of(packed: bytes, run: Run, store: Store, state: UpperState) -> "Meter | None":
-    """What counts, for a mount of a run that has come to *state* so far; None when the policy limits nothing."""
+def meter_of(
+    packed: bytes, run: Run, store: Store, state: UpperState, *, store_limit: int = 0
+) -> "Meter | None":
+    """What counts, for a mount of a run that has come to *state* so far; None when nothing limits it."""
     policy = Policy.unpack(packed)
-    if not any(policy.limit(name) for name in LIMITS):
+    if not store_limit and not any(policy.limit(name) for name in LIMITS):
         return None
     from goexfs.overlay.meter import Meter
 
@@ -116,6 +120,23 @@ def waiting_in(directory: Path) -> "tuple[Waiting, ...]":
         return msgspec.json.decode((directory / WAITING).read_bytes(), type=tuple[Waiting, ...])
     except (OSError, msgspec.MsgspecError):
         return ()
+
+
+def say_refused(directory: Path, refused: Refused | None) -> None:
+    """Note beside the run what failed because the store was full."""
+    path = directory / REFUSED
+    if refused is None:
+        path.unlink(missing_ok=True)
+    else:
+        path.write_bytes(msgspec.json.encode(refused))
+
+
+def refused_in(directory: Path) -> Refused | None:
+    """What was noted there."""
+    try:
+        return msgspec.json.decode((directory / REFUSED).read_bytes(), type=Refused)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
 def decide(

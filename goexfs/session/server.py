@@ -39,6 +39,7 @@ from goexfs.session.control import fault_of
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
 from goexfs.session.questions import Questions
+from goexfs.session.storeroom import StoreRoom
 from snapshots.errors import GoexfsError, StoreError
 from snapshots.occasions import parse_occasions
 from snapshots.recovery import Recovery, recover
@@ -189,18 +190,27 @@ class _Server:
             state = store.upper(run_id).load()
             hidden = frozenset(assignment.hidden)
             guard = policing.guard_of(assignment.policy, assignment.base, hidden=hidden | left_alone(assignment.base))
-            meter = policing.meter_of(assignment.policy, store.runs.get(run_id), store, state)
+            meter = policing.meter_of(
+                assignment.policy, store.runs.get(run_id), store, state, store_limit=assignment.store_limit
+            )
             overlay = Overlay(base, state, objects, directory / "spool", hidden=hidden, guard=guard, meter=meter)
             recording = Recording(directory / "journal", state.journal)
             service = Service(
                 overlay, assignment.mountpoint, run_id=run_id, allow_other=assignment.allow_other,
                 open_store=service_store, recording=recording,
             )  # fmt: skip
+            room = None
             if meter is not None:
+                if assignment.store_limit:
+                    room = StoreRoom(
+                        meter, service_store, service.sealer.seal, directory,
+                        limit=assignment.store_limit, room=assignment.store_room,
+                    )  # fmt: skip
                 service.limit_by(Referee(
                     meter, snapshot=partial(occasions.snapshot, service, run_id, "limit"),
                     tell=partial(policing.say_waiting, directory),
                     remember=partial(policing.remember_limit, store, run_id),
+                    make_room=None if room is None else room.make,
                 ))  # fmt: skip
             questions = Questions()
             listening = Listening(listener, service, run_id, questions)
@@ -211,6 +221,8 @@ class _Server:
                     self._report(None)
                     nursery.start_soon(self._watch, service, listening, isinstance(base, SlowBaseTree))
                     nursery.start_soon(occasions.watch, service, run_id, parse_occasions(assignment.auto_snapshot))
+                    if room is not None:
+                        nursery.start_soon(room.watch, lambda: recording.next)
                     if assignment.attached:
                         nursery.start_soon(self._notice_death, listening)
 
@@ -224,6 +236,8 @@ class _Server:
                     raise
                 finally:
                     overlay.close()
+                    if room is not None:
+                        room.end()
                     if self._reported:
                         with trio.CancelScope(shield=True):
                             self._finish(directory)

@@ -17,8 +17,9 @@ import msgspec
 from goexfs.session import checks, policing
 from goexfs.session.handle import RunHandle
 from goexfs.session.history import split
-from goexfs.session.home import default_store_path
-from goexfs.session.options import HISTORY_LIMIT, remembered
+from goexfs.session.home import default_store_path, store_limit
+from goexfs.session.merged import Merged
+from goexfs.session.options import HISTORY_LIMIT, STORE_LIMIT, remembered
 from snapshots.errors import GoexfsError, RunError, RunState, RunUnknown
 from snapshots.names import readable
 from snapshots.runs import Run, RunLock
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
     from goexfs.policy.rules import Policy
     from goexfs.session.launch import Server
     from goexfs.session.run import OnExit, Session
+    from snapshots.bound import Use
     from snapshots.findings import FsckReport
     from snapshots.gc import GcReport
     from snapshots.mergeall import Attempt
+    from snapshots.room import Waste
 
 Place = str | bytes | os.PathLike[str]
 
@@ -49,7 +52,7 @@ def open_store(path: os.PathLike[str] | str | None = None, *, create: bool = Tru
     return RunStore(store)
 
 
-class RunStore:
+class RunStore(Merged):
     """An open store and its runs.  A context manager that closes the store; it ends no run."""
 
     def __init__(self, store: Store) -> None:
@@ -118,10 +121,44 @@ class RunStore:
         return merge_all((handle.record for handle in handles), lambda record: merges[record.id](**options))
 
     def gc(self, *, progress: Callable[[int, int], None] | None = None) -> "GcReport":
-        """Free what no run holds; ``progress`` is called with how much is done of how much."""
-        from snapshots.gc import gc
+        """Free what no run holds, and what the store's limit has no room for (``snapshots.room`` says what that is).
 
-        return gc(self.store, progress=progress)
+        ``progress`` is called with how much is done of how much.
+        """
+        from snapshots.gc import gc
+        from snapshots.room import make_room
+
+        report = gc(self.store, progress=progress)
+        freed = make_room(self.store, limit=store_limit())
+        more = freed.before.used - freed.after.used
+        return msgspec.structs.replace(
+            report, used_bytes=freed.after.used, limit=freed.after.limit, merges=len(freed.merges),
+            object_bytes=report.object_bytes + max(more, 0),
+        )  # fmt: skip
+
+    def waste(self) -> "Waste":
+        """What ``gc`` would free, at least; nothing is changed."""
+        from snapshots.room import waste
+
+        return waste(self.store, limit=store_limit())
+
+    def use(self) -> "Use":
+        """What the store takes up on the disk, and what it may."""
+        from snapshots.bound import measure
+
+        return measure(self.store.layout, limit=store_limit())
+
+    def known_use(self, limit: int | None = None) -> "Use":
+        """The same, as somebody saw it before, if there was plenty of room then: quickly known."""
+        from snapshots.bound import known_use
+
+        return known_use(self.store.layout, limit=store_limit() if limit is None else limit)
+
+    def set_limit(self, limit: int | None) -> None:
+        """How many bytes the store may take up on the disk from now on; 0: there is no limit, None: the default one."""
+        from snapshots.bound import set_limit
+
+        set_limit(self.store.layout, limit)
 
     def fsck(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> "FsckReport":
         """Check every object, entry and reference; with ``repair`` mend what can be; ``progress`` as in ``gc``."""
@@ -155,6 +192,7 @@ class RunStore:
         allow_nested: bool = False,
         auto_snapshot: Iterable[str] = (),
         history_limit: int | None = None,
+        store_limit: int | None = None,
         policy: "PolicyWishes | Policy | None" = None,
         on_exit: "OnExit" = "discard",
         cow: Iterable[Place] = (),
@@ -164,13 +202,15 @@ class RunStore:
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
         ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``auto_snapshot`` are
         occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how
-        much of its past it keeps, in bytes (``snapshots.retention``); ``on_exit`` says what becomes of it without a
-        verdict.  ``policy`` is what it may see, write and use: by default the built-in rules and those of the policy
-        files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it is.  ``cow`` are further bases of
-        the run: a command has all of them at their places, and a verdict is on all.
+        much of its past it keeps, in bytes (``snapshots.retention``); ``store_limit`` how much the whole store may take
+        up while the run is mounted (0: no limit; default: ``$GOEXFS_STORE_LIMIT``, else the store's own, see
+        ``set_limit``): without room a write in the run fails with ENOSPC, and a new run does not begin; ``on_exit``
+        says what becomes of it without a verdict. ``policy`` is what it may see, write and use: by default the built-in
+        rules and those of the policy files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it
+        is.  ``cow`` are further bases of the run: a command has all of them at their places, and a verdict is on all.
 
-        Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError``, ``MountError`` (and their
-        subtypes).
+        Raises ``PolicyError``, ``BaseError``, ``NestedStore``, ``RunExists``, ``StoreError`` (``StoreLimit``),
+        ``MountError`` (and their subtypes).
         """
         options: dict[str, Any] = {
             "allow_other": allow_other,
@@ -179,6 +219,8 @@ class RunStore:
         }
         if history_limit is not None:
             options[HISTORY_LIMIT] = history_limit
+        if store_limit is not None:
+            options[STORE_LIMIT] = store_limit
         if policy is not None:
             options[policing.OPTION] = policy
         further = list(cow)
@@ -255,6 +297,7 @@ class RunStore:
     ) -> RunHandle:  # fmt: skip
         path = checks.usable_base(base)
         place, hidden = self._places(path, mountpoint, options)
+        limits = self._room(options, new=True)
         from goexfs.session.launch import Server
 
         server = Server.take()
@@ -265,7 +308,7 @@ class RunStore:
             try:
                 self._limit(record, options)
                 with self.store.runs.lock(record.id) as lock:
-                    return self._serve(server, record, place, hidden, lock, on_exit)
+                    return self._serve(server, record, place, hidden, lock, on_exit, limits)
             except BaseException:
                 with contextlib.suppress(GoexfsError):  # what went wrong first is what the user has to know
                     self.store.discard(record.id)  # there was never anything in it
@@ -285,6 +328,7 @@ class RunStore:
         if handle.state == "crashed":
             handle.recover()
         checks.same_base(record)
+        limits = self._room(options, new=False)
         merged = {**record.options, **remembered(options)}
         place, hidden = self._places(record.base, mountpoint, merged)
         with self.store.runs.lock(record.id) as lock:
@@ -295,11 +339,26 @@ class RunStore:
 
             server = Server.take()
             try:
-                return self._serve(server, record, place, hidden, lock, on_exit)
+                return self._serve(server, record, place, hidden, lock, on_exit, limits)
             except BaseException:
                 server.let_go()
                 self.store.runs.update(record.id, state="kept", mountpoint=None, pid=None)
                 raise
+
+    def _room(self, options: dict[str, Any], *, new: bool) -> tuple[int, int]:
+        """The limit of the whole store for this mount, and the room there is.  StoreLimit for a new run without any."""
+        from snapshots.bound import NONE, known_use
+
+        given = options.get(STORE_LIMIT)
+        limit = store_limit() if given is None else int(given)
+        if limit == NONE:
+            return NONE, 0
+        use = known_use(self.store.layout, limit=limit)
+        if use.is_reached:
+            from snapshots.room import check_room, make_room
+
+            use = check_room(self.store, limit=limit) if new else make_room(self.store, limit=limit).after
+        return use.limit, use.room
 
     def _limit(self, record: Run, options: dict[str, Any]) -> None:
         if HISTORY_LIMIT in options:
@@ -317,9 +376,9 @@ class RunStore:
 
     def _serve(
         self, server: "Server", record: Run, place: bytes | None, hidden: tuple[bytes, ...], lock: RunLock,
-        on_exit: "OnExit | None",
+        on_exit: "OnExit | None", limits: tuple[int, int],
     ) -> RunHandle:  # fmt: skip
-        """``on_exit`` None: the server outlives this process."""
+        """``on_exit`` None: the server outlives this process; ``limits``: of the store, and its room."""
         from goexfs.session.launch import LOG, Assignment
         from goexfs.session.run import Session
 
@@ -338,6 +397,8 @@ class RunStore:
             discard=on_exit == "forget",
             auto_snapshot=tuple(record.options.get("auto_snapshot", ())),
             policy=record.options.get(policing.OPTION, b""),
+            store_limit=limits[0],
+            store_room=limits[1],
         )
         if on_exit is None:
             server.assign(assignment, lock.fileno(), directory / LOG, lambda: None)
