@@ -21,6 +21,7 @@ from goexfs.fuse.listings import Listings
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
+from goexfs.fuse.unsynced import sync_and_close
 from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock, acls
 from goexfs.overlay.given import Given
 from snapshots.entries import INLINE_LIMIT, NOBODY
@@ -81,9 +82,11 @@ class Adapter(pyfuse3.Operations):
             raise FUSEError(errno.ESTALE)
         return node
 
-    def _changed_by(self, ctx: RequestContext, ino: int) -> Node:
+    def _changed_by(self, ctx: RequestContext, ino: int, *, takes_room: bool = True) -> Node:
         """The node that a process is about to change."""
         if self._recording is not None:
+            if takes_room:
+                self._recording.check_room()
             self._overlay.on_behalf_of(self._recording.number_of(ctx.pid))
         return self._node(ino)
 
@@ -135,11 +138,11 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def unlink(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._overlay.unlink(self._changed_by(ctx, parent), name)
+        self._overlay.unlink(self._changed_by(ctx, parent, takes_room=False), name)
 
     @request
     def rmdir(self, parent: int, name: bytes, ctx: RequestContext) -> None:
-        self._overlay.rmdir(self._changed_by(ctx, parent), name)
+        self._overlay.rmdir(self._changed_by(ctx, parent, takes_room=False), name)
 
     @request
     def rename(
@@ -253,7 +256,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
-        node = self._changed_by(ctx, ino)
+        node = self._changed_by(ctx, ino, takes_room=bool(flags & os.O_ACCMODE))
         mode = node.mode
         try:
             handle = self._overlay.open(node, flags)
@@ -349,6 +352,8 @@ class Adapter(pyfuse3.Operations):
         handle = self._file(fh)
         node = handle.node
         mode = node.mode
+        if self._recording is not None:
+            self._recording.check_room()
         written = self._overlay.write(handle, offset, data)
         node.pushed = True  # what was written came out of the page cache, and is there
         if mode & _SUID_SGID:
@@ -387,7 +392,7 @@ class Adapter(pyfuse3.Operations):
         if self._recording is not None:
             return [self._recording.syncer()]
         spool = self._overlay.spool_to_sync(self._file(fh))
-        return [] if spool is None else [functools.partial(_sync_and_close, spool)]
+        return [] if spool is None else [functools.partial(sync_and_close, spool)]
 
     def _file(self, fh: int) -> Handle:
         handle = self._handles.get(fh)
@@ -441,10 +446,3 @@ class Adapter(pyfuse3.Operations):
         handle = self._handles.pop(fh, None)
         if isinstance(handle, DirHandle):
             self._overlay.releasedir(handle)
-
-
-def _sync_and_close(fd: int) -> None:
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

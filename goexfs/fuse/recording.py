@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from goexfs.fuse.reserve import FULL, Reserve
 from goexfs.fuse.unsynced import Unsynced
 from snapshots.entries import Identity
 from snapshots.journal import Change, JournalWriter, Process, Read
@@ -40,6 +41,7 @@ class Recording:
 
     def __init__(self, directory: Path, first: int) -> None:
         self._writer = JournalWriter(directory, first, time.time_ns())
+        self._reserve = Reserve(directory / "reserve")
         self._segment = first
         self._unsynced = Unsynced(directory, directory.parent / "spool")
         self._numbers: dict[_Key, int] = {}
@@ -62,7 +64,16 @@ class Recording:
             change = msgspec.structs.replace(change, process=self._described_again(change.process))
         if change.data:
             self._unsynced.note(change)
-        self._writer.append(change)
+        try:
+            self._writer.append(change)
+        except OSError as e:
+            if e.errno not in FULL or not self._reserve.give():
+                raise
+            self._writer.append(change)
+
+    def check_room(self) -> None:
+        """Before a change is made: OSError (ENOSPC) when there would be no room for its record."""
+        self._reserve.check()
 
     def read(self, ino: int, pid: int, path: bytes, identity: Identity) -> None:
         """A base file is being read; the first time counts.  Never fails: to read needs no room."""
@@ -167,6 +178,7 @@ class Recording:
     def close(self) -> None:
         """Nothing more will be appended."""
         self._writer.close()
+        self._reserve.close()
 
 
 def _process_of(thread: int) -> int:

@@ -91,3 +91,11 @@ def _sync(path: Path) -> bool:
     finally:
         os.close(fd)
     return True
+
+
+def sync_and_close(fd: int) -> None:
+    """fsync(2) of a descriptor that is not needed any more; for a worker thread."""
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
