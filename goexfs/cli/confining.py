@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from goexfs.cli.output import home, note, quoted
-from goexfs.cli.params import ANY_PATH
+from goexfs.cli.params import ANY_PATH, Size
 
 if TYPE_CHECKING:
     from goexfs.session import Session
@@ -68,11 +68,15 @@ _OPTIONS: Sequence[Callable[[Any], Any]] = (
         "--limit-processes", metavar="N", type=click.IntRange(min=0),
         help="Processes at a time (default: 4096, 0: any)."
     ),
+    click.option(
+        "--limit-memory", metavar="SIZE", type=Size(),
+        help="Memory of CMD and all that it starts; beyond it the kernel kills (default: any)."
+    ),
     click.option("--allow-userns", is_flag=True, help="Let CMD make user namespaces (a browser's or its own sandbox)."),
 )  # fmt: skip
 
 
-CONFINING = ("rw", "ro", "cow", "net", "env", "preset", "limit_processes", "allow_userns")
+CONFINING = ("rw", "ro", "cow", "net", "env", "preset", "limit_processes", "limit_memory", "allow_userns")
 """The parameters that ``confined`` takes."""
 
 
@@ -85,14 +89,16 @@ def confining_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def confined(
     *, rw: tuple[bytes, ...], ro: tuple[bytes, ...], cow: tuple[bytes, ...], net: str | None, env: tuple[str, ...],
-    preset: tuple[str, ...], limit_processes: int | None, allow_userns: bool, no_sandbox: bool,
+    preset: tuple[str, ...], limit_processes: int | None, limit_memory: int | None, allow_userns: bool,
+    no_sandbox: bool,
 ) -> Confined:  # fmt: skip
     """Presets, then options: what both name adds up."""
     from goexfs.session import presets
     from goexfs.session.confinement import Confinement
 
     if no_sandbox:
-        promised = {"--ro": ro, "--net": net not in (None, "host"), "--limit-processes": limit_processes, "--cow": cow}
+        promised = {"--ro": ro, "--net": net not in (None, "host"), "--limit-processes": limit_processes,
+                    "--limit-memory": limit_memory, "--cow": cow}  # fmt: skip
         given = [name for name, value in promised.items() if value]
         if given:
             raise click.UsageError(f"without a sandbox there is no {' and no '.join(given)}: leave one of them out")
@@ -101,7 +107,8 @@ def confined(
     for each in chosen:
         wishes = wishes.and_also(each.confinement)
     own = Confinement.of(
-        rw=rw, ro=ro, net=net or "host", env=env, user_namespaces=allow_userns, processes=limit_processes
+        rw=rw, ro=ro, net=net or "host", env=env, user_namespaces=allow_userns, processes=limit_processes,
+        memory=limit_memory,
     )
     merged = wishes.and_also(own)
     if net == "host" and merged.net != own.net:

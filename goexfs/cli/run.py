@@ -154,6 +154,10 @@ def _check_places(base: bytes, mountpoint: bytes | None, allow_nested: bool) -> 
 
 def _check_beginning(ref: str | None, **others: object) -> None:
     given = [f"--{name}" for name, value in others.items() if value is not None]
+    if ref is not None and "--policy" in given:  # whichever of the options it was
+        raise click.UsageError(
+            "--run goes on with a run as it is, under the policy that it began with: leave the options of a policy out"
+        )
     if ref is not None and given:
         raise click.UsageError(f"--run goes on with a run as it is: {' and '.join(given)} cannot be given with it")
 

@@ -1,4 +1,4 @@
-"""A control group for the command of a run: how many processes it may have, and stopping all of them at once.
+"""A control group for the command of a run: how many processes and how much memory it may have, and stopping all of it.
 
 Owns the directory of the group and the search for a place where one may be made.  Knows no run.  Any thread.
 
@@ -10,12 +10,19 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _PREFIX = "goexfs-"
 _GONE_SECONDS = 2.0
+
+
+_LIMITS = {
+    True: {"pids": ("pids.max",), "memory": ("memory.max", "memory.swap.max")},
+    False: {"pids": ("pids.max",), "memory": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")},
+}
+"""By version and controller: the file with the limit, and one that keeps the limit from being got round by swapping."""
 
 
 @dataclass(frozen=True)
@@ -25,38 +32,42 @@ class _Hierarchy:
     top: Path
     own: Path
     unified: bool
+    controllers: tuple[str, ...]
+    """of a hierarchy of version 1"""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One run's groups: where it can be stopped, and where its processes are counted (often the same)."""
+    """One run's groups: where it can be stopped, and where its use of something is counted (often the same)."""
 
     freezer: Path | None
     """a version 2 group, None where there is none"""
-    counter: Path | None
-    """the group with the limit, None when there is no limit, or nobody to keep it"""
+    counters: dict[str, Path]
+    """controller -> the group with its limit; one that is missing has nobody to keep it"""
 
     @classmethod
-    def make(cls, name: str, processes: int | None) -> "Group | None":
-        """A new group called after ``name``; with ``processes`` one that has at most as many.  None: not here.
+    def make(cls, name: str, most: Mapping[str, int]) -> "Group | None":
+        """New groups called after ``name``, with limits by controller (``pids``, ``memory``).  None: not here.
 
-        Check ``counter`` for whether there is a limit.
+        Check ``counters`` for which limits there are.
         """
         hierarchies = list(_hierarchies())
         unified = next((each for each in hierarchies if each.unified), None)
-        freezer = counter = None
+        freezer: Path | None = None
+        counters: dict[str, Path] = {}
         if unified is not None:
-            freezer = _make(unified, name, "pids" if processes else None) if processes else None
-            if freezer is not None and _write(freezer / "pids.max", str(processes)):
-                counter = freezer
-            freezer = freezer or _make(unified, name, None)
-        if processes and counter is None:
-            legacy = next((each for each in hierarchies if not each.unified), None)
-            counter = None if legacy is None else _make(legacy, name, None)
-            if counter is not None and not _write(counter / "pids.max", str(processes)):
-                _remove(counter)
-                counter = None
-        return cls(freezer, counter) if freezer or counter else None
+            freezer = _make(unified, name, tuple(most)) if most else None
+            if freezer is not None:
+                counters = {key: freezer for key, number in most.items() if _limit(freezer, True, key, number)}
+            freezer = freezer or _make(unified, name, ())
+        for key, number in most.items():
+            legacy = next((each for each in hierarchies if key in each.controllers), None)
+            group = _make(legacy, name, ()) if key not in counters and legacy is not None else None
+            if group is not None and _limit(group, False, key, number):
+                counters[key] = group
+            elif group is not None:
+                _remove(group)
+        return cls(freezer, counters) if freezer or counters else None
 
     def add(self, pid: int) -> bool:
         """Bring a process, and what it will start, into the group; False if the kernel forbids it."""
@@ -68,7 +79,16 @@ class Group:
             _remove(place)
 
     def _places(self) -> set[Path]:
-        return {place for place in (self.freezer, self.counter) if place is not None}
+        return {place for place in (self.freezer, *self.counters.values()) if place is not None}
+
+
+def _limit(group: Path, unified: bool, controller: str, most: int) -> bool:
+    first, *more = _LIMITS[unified][controller]
+    if not _write(group / first, str(most)):
+        return False
+    for name in more:  # missing where swapping is not counted
+        _write(group / name, "0" if unified else str(most))
+    return True
 
 
 def freeze(freezer: Path, frozen: bool, *, wait: bool = True) -> bool:
@@ -99,7 +119,7 @@ def _event(group: Path, name: str) -> bool:
 
 
 def _hierarchies() -> Iterator[_Hierarchy]:
-    """That of version 2, and the one of version 1 that counts processes."""
+    """That of version 2, and those of version 1 that count what can be limited."""
     try:
         own = {}
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -113,24 +133,25 @@ def _hierarchies() -> Iterator[_Hierarchy]:
         if found is None:
             continue
         root, place, kind, options = found.groups()
-        path = None
+        path, counted = None, tuple(key for key in _LIMITS[False] if key in options.split(","))
         if kind == "cgroup2":
             path = own.get("")
-        elif "pids" in options.split(","):
-            path = next((own[key] for key in own if "pids" in key.split(",")), None)
+        elif counted:
+            path = next((own[key] for key in own if counted[0] in key.split(",")), None)
         if path is None or not (path + "/").startswith(root.rstrip("/") + "/"):
             continue
-        yield _Hierarchy(Path(place), Path(place, path[len(root.rstrip("/")) :].lstrip("/")), kind == "cgroup2")
+        below = path[len(root.rstrip("/")) :].lstrip("/")
+        yield _Hierarchy(Path(place), Path(place, below), kind == "cgroup2", counted)
 
 
-def _make(hierarchy: _Hierarchy, name: str, controller: str | None) -> Path | None:
-    """A new group as near to this process as one can be made that offers the controller.
+def _make(hierarchy: _Hierarchy, name: str, controllers: tuple[str, ...]) -> Path | None:
+    """A new group as near to this process as one can be made that offers the controllers.
 
     Not simply below: a group of version 2 that has processes of its own cannot hand out controllers.
     """
     parent = hierarchy.own
     while True:
-        if os.access(parent, os.W_OK) and (controller is None or _offers(parent, controller)):
+        if os.access(parent, os.W_OK) and all(_offers(parent, controller) for controller in controllers):
             _sweep(parent)
             group = parent / f"{_PREFIX}{name}-{os.getpid()}"
             try:

@@ -64,7 +64,9 @@ class Command:
     hosts: tuple[Host, ...] = ()
     """what a sandbox without the host's network may reach all the same"""
     processes: int | None = None
-    """see ``Limits``; only in a sandbox"""
+    """see ``limits``; only in a sandbox"""
+    memory: int | None = None
+    """likewise"""
     directory: Path | None = None
     """where ``roster`` notes what is at work; None: nowhere"""
 
@@ -155,7 +157,7 @@ class Sandboxed:
         init = self._init_pid()
         if init is None:
             return  # it ends, and ``status`` says why
-        self._group = limits.bound(init, command.run_id, command.processes)
+        self._group = limits.bound(init, command.run_id, command.processes, command.memory)
         if command.hosts:
             from goexfs.session.outlet import Outlet
 

@@ -90,6 +90,8 @@ class Confinement:
     user_namespaces: bool = False
     processes: int | None = None
     """how many processes and threads there may be at a time; 0: any number; None: as many as is usual"""
+    memory: int | None = None
+    """how many bytes all of them may have; None: any"""
 
     @classmethod
     def of(
@@ -102,6 +104,7 @@ class Confinement:
         env: Iterable[str | bytes] = (),
         user_namespaces: bool = False,
         processes: int | None = None,
+        memory: int | None = None,
     ) -> Self:
         """From the kinds of words that people write.  Raises ``SandboxError``."""
         names = tuple(os.fsencode(word) for word in env)
@@ -110,7 +113,7 @@ class Confinement:
                 raise SandboxError(f"{readable(word)!r} names no variable; write NAME or NAME=VALUE")
         return cls(
             tuple(map(os.fsencode, rw)), tuple(map(os.fsencode, ro)), tuple(map(os.fsencode, hide)),
-            Net.parse(net) if isinstance(net, str) else net, names, user_namespaces, processes,
+            Net.parse(net) if isinstance(net, str) else net, names, user_namespaces, processes, memory,
         )  # fmt: skip
 
     def and_also(self, other: "Confinement") -> "Confinement":

@@ -161,7 +161,8 @@ class Session(RunHandle):
             out, err = (stdout, stderr) if files is None else files
             directory = self._store.runs.directory(self.id)
             command = Command(
-                words, place, variables, self.id, box, stdin, out, err, hosts, wishes.processes, directory
+                words, place, variables, self.id, box, stdin, out, err, hosts, wishes.processes, wishes.memory,
+                directory,
             )
             if sandbox:
                 remember_confinement(self._store, self.id, wishes)

@@ -115,6 +115,15 @@ def test_wrong_words(base: Path, goexfs_home: Path, words: list[str], status: in
     assert len([line for line in result[1].splitlines() if line.startswith(("goexfs:", "Error:"))]) == 1
 
 
+@pytest.mark.parametrize("option", [("--policy", "x"), ("--hide", "x"), ("--canary", "x"), ("--no-default-policy",)])
+@pytest.mark.parametrize("verb", ["run", "mount"])
+def test_a_run_that_goes_on_keeps_its_policy(base: Path, goexfs_home: Path, verb: str, option: tuple[str, ...]) -> None:
+    words = [verb, "--run", "work", *option, *(["--", "true"] if verb == "run" else ["/mnt"])]
+    result = CliRunner().invoke(cli, words, prog_name="goexfs")
+    assert result.exit_code == 2
+    assert "under the policy that it began with: leave the options of a policy out" in result.output
+
+
 def test_a_file_that_makes_no_sense(base: Path, goexfs_home: Path) -> None:
     (base / ".goexfs.toml").write_text('hidden = ["x"]\n')
     status, said = ask("show")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.escape.conftest import PYTHON, Run, goexfs_json, handle_of
+from tests.support.mounts import eventually
 from tests.support.users import OrdinaryUser
 
 PROBE = (Path(__file__).parent / "probe.py").read_text()
@@ -62,7 +64,7 @@ def tried(run: Run, world: dict[str, Any], *options: str) -> dict[str, Any]:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
-    assert len(found) > 35
+    assert len(found) > 50
     return {name: got for name, got in found.items() if got is not None}
 
 
@@ -87,29 +89,105 @@ def test_what_was_tried_works_outside(world: dict[str, Any], area: Path) -> None
     (area / "user/store").mkdir()
     (area / "user/store/store.db").write_text("x")
     world |= {"network": "none", "server": os.getpid(), "control": world["socket"], "other": "/usr", "only": HARMLESS}
-    # In a mount namespace of its own: as root the attacks on mounts would succeed, and must not hit this machine.
-    namespaces = ["unshare", "--mount", "--propagation", "private"] if os.geteuid() == 0 else []
+    # In a mount namespace of its own, which the probe insists on: attacks on mounts must not hit this machine.
+    # (An ordinary user gets one together with a user namespace.)
+    namespaces = ["unshare", "--mount", "--propagation", "private", *(["-r"] if os.geteuid() != 0 else [])]
+    marked = 'GOEXFS_PROBE_ROOT=$(readlink /proc/self/ns/mnt) exec "$@"'
     done = subprocess.run(
-        [*namespaces, PYTHON, "-I", "-S", "-c", PROBE, json.dumps(world)], cwd=area, capture_output=True, text=True,
-        check=True, env={"X_TOKEN": "secret"},
+        [*namespaces, "sh", "-c", marked, "sh", PYTHON, "-I", "-S", "-c", PROBE, json.dumps(world)], cwd=area,
+        capture_output=True, text=True, check=True, env={"X_TOKEN": "secret", "PATH": os.environ["PATH"]},
     )  # fmt: skip
     found = {name for name, got in json.loads(done.stdout).items() if got is not None}
     assert found == set(HARMLESS)
 
+
+def test_the_probe_refuses_to_run_anywhere_else(world: dict[str, Any], area: Path) -> None:
+    """Not even what is harmless, unless somebody says in which namespace."""
+    for only in ({}, {"only": HARMLESS}):
+        words = json.dumps({**world, **only, "server": os.getpid(), "control": "", "other": "/usr"})
+        done = subprocess.run(
+            [PYTHON, "-I", "-S", "-c", PROBE, words], cwd=area, capture_output=True, text=True, check=False, env={}
+        )
+        assert "this is no sandbox" in done.stderr
+        assert (done.returncode, done.stdout) == (1, "")
 
 def test_what_is_opened_is_open(run: Run, other: dict[str, Any]) -> None:
     got = tried(
         run, other, "--env", "X_TOKEN", "--env", "SSH_AUTH_SOCK", "--ro", f"{other['home']}/.ssh", "--allow-userns",
     )  # fmt: skip
     assert got.pop("secrets_of_the_environment") == ["X_TOKEN", "SSH_AUTH_SOCK"]
-    assert got.keys() - {"user_namespace"} == {"socket_in_a_readable_place", "key_file"}
+    # Capabilities over a user namespace of its own are none over the machine.
+    own = {"user_namespace", "user_namespace_by_clone", "capabilities_over_the_machine"}
+    assert got.keys() - own == {"socket_in_a_readable_place", "key_file"}
 
 
 def test_a_fork_bomb_meets_its_limit(run: Run) -> None:
-    done = run(PYTHON, "-I", "-S", "-c", FORKS, options=("--limit-processes", "25"))
+    """It stops at the limit, not before, and all of it is gone when the run ends."""
+    mark = f"fork-bomb-of-{os.getpid()}"
+    done = run(PYTHON, "-I", "-S", "-c", FORKS, mark, options=("--limit-processes", "25"))
     if done.returncode == 93:
         pytest.skip(done.stderr)
-    assert 5 < int(done.stdout) < 25, done.stderr
+    assert 15 < int(done.stdout) < 25, done.stderr  # the rest are the launcher, process 1 and the program itself
+    left = subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False).stdout.split()
+    assert left == [], "processes of the run outlived it"
+
+
+MEMORY = """
+import sys
+held = []
+for number in range(64):
+    held.append(bytearray(b"x") * (8 << 20))
+    print(number, flush=True)
+"""
+
+
+def test_memory_meets_its_limit(run: Run, who: str) -> None:
+    """What goes beyond is killed; where nobody can count it, the limit is refused and the command not started."""
+    done = run(PYTHON, "-I", "-S", "-c", MEMORY, options=("--limit-memory", "160M"))
+    if done.returncode == 93:
+        assert "memory cannot be limited here" in done.stderr
+        assert done.stdout == ""
+        assert who == "user" or not os.access("/sys/fs/cgroup/memory", os.W_OK)
+        return
+    assert (done.returncode, 5 < len(done.stdout.split()) < 21) == (137, True), (done.stdout, done.stderr)
+
+
+LATE = """
+import os, socket, sys, time
+open("ready", "w").close()
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+for path in sys.argv[2:]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        try: sock.connect(path); print("connected")
+        except OSError as error: print(type(error).__name__)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes sockets of services")
+def test_services_that_are_started_later(area: Path, place: Path, user: OrdinaryUser) -> None:
+    """Where services have their sockets, later ones are not there either; elsewhere they are, as is documented."""
+    (area / "base").mkdir()
+    names = [Path(directory, f"goexfs-late-{os.getpid()}") for directory in ("/run", "/tmp", "/dev", place)]
+    argv = [sys.executable, "-m", "goexfs", "run", "--keep", "--name", "late", "--", PYTHON, "-I", "-S", "-c", LATE]
+    running = subprocess.Popen(
+        [*argv, str(place / "go"), *map(str, names)], cwd=area / "base", env=user.environ, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    sockets = [socket.socket(socket.AF_UNIX) for _ in names]
+    try:
+        mounts = Path(user.environ["GOEXFS_HOME"], "runs")
+        eventually(lambda: any((run / "mnt/ready").exists() for run in mounts.glob("*")), 20)
+        for late, name in zip(sockets, names, strict=True):
+            late.bind(str(name))
+            late.listen()
+        (place / "go").touch()
+        assert running.communicate(timeout=30)[0].split() == [*["FileNotFoundError"] * 3, "connected"]
+    finally:
+        running.kill()
+        running.communicate()
+        for late, name in zip(sockets, names, strict=True):
+            late.close()
+            name.unlink(missing_ok=True)
 
 
 def test_descriptors_of_the_caller_stay_outside(run: Run, place: Path, who: str, user: OrdinaryUser) -> None:
