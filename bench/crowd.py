@@ -35,15 +35,16 @@ def crowd(base: Path, store: Path, count: int) -> Iterator[Figure]:
         started = time.perf_counter()
         for number in range(count):
             argv = [*command, "run", "--base", str(base), "--name", f"one{number}", "--keep", "--", "sh", "-c", SCRIPT]
-            running.append(subprocess.Popen(
-                argv, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ))  # fmt: skip
-        _await(running, "begun")
+            with (store / f"said{number}").open("wb") as said:
+                running.append(subprocess.Popen(
+                    argv, env=environ, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+                ))  # fmt: skip
+        _await(running, "begun", store)
         yield Figure(f"{about}: begin, all", "s", [time.perf_counter() - started])
         yield Figure(f"{about}: memory in all, begun", "MiB", [_memory(running, store)])
         started = time.perf_counter()
         _go_on(running)
-        _await(running, "walked")
+        _await(running, "walked", store)
         yield Figure(f"{about}: each looks at every file, all", "s", [time.perf_counter() - started])
         yield Figure(f"{about}: memory in all, each knows every file", "MiB", [_memory(running, store)])
         started = time.perf_counter()
@@ -62,12 +63,13 @@ def crowd(base: Path, store: Path, count: int) -> Iterator[Figure]:
                 run.communicate()
 
 
-def _await(running: Sequence[subprocess.Popen[str]], word: str) -> None:
-    for run in running:
+def _await(running: Sequence[subprocess.Popen[str]], word: str, store: Path) -> None:
+    for number, run in enumerate(running):
         assert run.stdout is not None
         line = run.stdout.readline()
         if line.strip() != word:
-            raise RuntimeError(f"a run ended before it had {word}")
+            said = (store / f"said{number}").read_text(errors="replace").strip()
+            raise RuntimeError(f"a run ended before it had {word}: {said[-300:]}")
 
 
 def _go_on(running: Sequence[subprocess.Popen[str]]) -> None:

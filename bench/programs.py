@@ -17,6 +17,8 @@ from collections.abc import Callable
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 MOST_OPERATIONS, MOST_BYTES = 20_000, 256 * MIB
 """of a random workload: what is reached first ends it"""
+MOST_WRITES = 65_536
+"""of a sequential one: at 4 KiB they are 256 MiB, since some filesystems take a request for each"""
 SCALE = int(os.environ.get("SCALE", "1"))
 
 
@@ -89,7 +91,7 @@ def _random_read(size: int) -> None:
 def _sequential_write(size: int) -> None:
     data = random.Random(6).randbytes(size)
     fd = os.open("written", os.O_WRONLY | os.O_CREAT, 0o644)
-    for _ in range(GIB // SCALE // size):
+    for _ in range(max(min(GIB // size, MOST_WRITES) // SCALE, 1)):
         os.write(fd, data)
     os.close(fd)
 
