@@ -1,7 +1,7 @@
 """The handlers that pyfuse3 calls: inode numbers and errno on this side, nodes and `OSError` on the other.
 
-Owns the table of open handles and which content is put into the page cache; decides nothing about the filesystem.
-What handlers have in common is in ``answering``, what they say of a node in ``faces``.
+Owns the table of open handles; decides nothing about the filesystem.  What handlers have in common is in ``answering``,
+what they say of a node in ``faces``, which contents are put into the page cache in ``pushing``.
 
 Threading: the event loop's thread.
 """
@@ -18,16 +18,15 @@ from pyfuse3 import EntryAttributes, FileInfo, FUSEError, ReaddirToken, RequestC
 from goexfs.fuse.answering import Threads, errno_of, request
 from goexfs.fuse.faces import Faces
 from goexfs.fuse.listings import Listings
+from goexfs.fuse.pushing import Pushing
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import DIRTY_HARD, DIRTY_SOFT, Sealer
 from goexfs.fuse.unsynced import sync_and_close
 from goexfs.overlay import DirHandle, File, Handle, Node, Overlay, WouldBlock, acls
 from goexfs.overlay.given import Given
-from snapshots.entries import INLINE_LIMIT, NOBODY
+from snapshots.entries import NOBODY
 
-PUSH_LIMIT = INLINE_LIMIT
-"""bytes up to which a content is put into the page cache when the file is first opened"""
 _SUID_SGID = stat.S_ISUID | stat.S_ISGID
 _XATTRS = (b"user.", b"trusted.", b"security.", *acls.NAMES)
 """the extended attributes there are: namespaces, and POSIX ACLs"""
@@ -56,6 +55,7 @@ class Adapter(pyfuse3.Operations):
         """handles that root opened: what it writes through them takes no setuid away"""
         self.threads = Threads()
         self.faces = Faces(overlay)
+        self._pushing = Pushing(overlay, self.threads)
         self._listings = Listings()
         self._face = self.faces.of
         self._told = self.faces.told
@@ -254,8 +254,15 @@ class Adapter(pyfuse3.Operations):
 
     # -- open files
 
+    async def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+        info: FileInfo
+        handle, info, prepare = await self._open(ino, flags, ctx)
+        if prepare is not None:
+            await self._pushing.when_read(handle, prepare)
+        return info
+
     @request
-    def open(self, ino: int, flags: int, ctx: RequestContext) -> FileInfo:
+    def _open(self, ino: int, flags: int, ctx: RequestContext) -> tuple[Handle, FileInfo, Callable[[], None] | None]:
         node = self._changed_by(ctx, ino, takes_room=bool(flags & os.O_ACCMODE))
         mode = node.mode
         try:
@@ -269,8 +276,6 @@ class Adapter(pyfuse3.Operations):
                 raise FUSEError(errno.ESTALE) from None
             raise
         self._leave_times_to_the_kernel(handle)
-        if handle.node.opens == 1 and not handle.node.pushed and 0 < handle.node.size <= PUSH_LIMIT:
-            self._push(handle)
         if self._recording is not None:
             self._record_reading(handle, ctx.pid)
         number = self._number(handle)
@@ -279,7 +284,7 @@ class Adapter(pyfuse3.Operations):
         if not ctx.uid:
             self._roots.add(number)
             self._keep_privileges(node, mode)
-        return FileInfo(fh=number, keep_cache=True)
+        return handle, FileInfo(fh=number, keep_cache=True), self._pushing.push(handle)
 
     def _record_reading(self, handle: Handle, pid: int) -> None:
         node = handle.node
@@ -302,22 +307,6 @@ class Adapter(pyfuse3.Operations):
         """
         if handle.writable and self.enable_writeback_cache:
             handle.node.timed = True
-
-    def _push(self, handle: Handle) -> None:
-        """Put a small content into the page cache, so that reading it needs no request.
-
-        Only by the first open handle: while there is another, a page may be locked by a read that waits for us.
-        """
-        node = handle.node
-        node.pushed = True
-        if handle.flags & os.O_ACCMODE == os.O_WRONLY or handle.flags & os.O_TRUNC:
-            return
-        try:
-            data = self._overlay.read(handle, 0, node.size)
-            if len(data) == node.size:
-                pyfuse3.notify_store(node.ino, 0, data)  # type: ignore[arg-type]  # takes any buffer
-        except (WouldBlock, OSError):
-            pass  # not in the page cache of the base, or refused: the reads will come as requests
 
     @request
     def create(

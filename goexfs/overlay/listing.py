@@ -6,7 +6,7 @@ Nodes are loaded as the listing reaches them.  Event-loop thread only.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from goexfs.overlay.blocking import WouldBlock
 from goexfs.overlay.localbase import LocalBaseTree
@@ -73,6 +73,13 @@ class Listings:
         if not isinstance(base, LocalBaseTree) or node.base is None:
             return blocked
         return base.ahead(node.base, [name for name in names if name not in node.children], blocked)
+
+    def fetching(self, node: Dir, names: list[bytes]) -> Callable[[], object]:
+        """For a worker thread: have the disk begin to read these files of the base directory below *node*."""
+        base = self._view.base
+        if not isinstance(base, LocalBaseTree) or node.base is None:
+            return lambda: None
+        return base.fetching(node.base, names)
 
     def _names(self, node: Dir) -> list[bytes]:
         children, hidden, guard = node.children, node.hidden, self._view.guard

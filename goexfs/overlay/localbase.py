@@ -24,7 +24,7 @@ from typing import TypeVar
 
 from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.nowait import can_open, open_now, stat_now
-from goexfs.overlay.warming import WALK_SECONDS, look, read_attributes, read_tree
+from goexfs.overlay.warming import WALK_SECONDS, fetch, look, read_attributes, read_tree
 from snapshots.base import STAGING_PREFIX, BaseDir, BaseTree
 
 WARM_S = 2.0
@@ -234,6 +234,10 @@ class LocalBaseTree(BaseTree):
             ask()
 
         return WouldBlock(prepare)
+
+    def fetching(self, d: BaseDir, names: "list[bytes]") -> Callable[[], object]:
+        """For a worker thread: have the disk begin to read these files in *d*."""
+        return self._in_thread(d, lambda fd: fetch(fd, names))
 
     def looking(self, places: "Iterable[tuple[bytes, list[bytes]]]") -> Callable[[], None]:
         """For a worker thread: look at these names in these directories."""

@@ -104,6 +104,7 @@ class Overlay:
         self.opendir = listings.opendir
         self.readdir = listings.readdir
         self.releasedir = listings.releasedir
+        self.fetching = listings.fetching
         self.collect = sealing.collect
         self.finish = sealing.finish
         self.give_back = sealing.give_back

@@ -19,6 +19,7 @@ NAMES_LIMIT = 1024
 """names of one directory beyond which their attributes are not read along"""
 WALK_SECONDS = 0.02
 """how long to go on below the directory that was asked for"""
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Known = tuple[str, tuple[int, int]]
@@ -37,6 +38,17 @@ def look(fd: int, names: Iterable[bytes]) -> list[bytes]:
             elif stat.S_ISLNK(mode):
                 os.readlink(name, dir_fd=fd)
     return below
+
+
+def fetch(fd: int, names: Iterable[bytes]) -> None:
+    """Have the disk begin to read files in a directory; returns while it does."""
+    for name in names:
+        with suppress(OSError):
+            file = os.open(name, _FILE, dir_fd=fd)
+            try:
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(file)
 
 
 def read_attributes(fd: int, name: bytes) -> None:

@@ -2,8 +2,12 @@
 
 import os
 from collections import Counter
+from pathlib import Path
 
-from tests.support.mounts import ASYNCHRONOUS, Mounted
+import pytest
+
+from goexfs.overlay.nowait import read_now
+from tests.support.mounts import ASYNCHRONOUS, Mounted, mounted
 
 
 def waited_for(counted: Counter[str]) -> int:
@@ -122,3 +126,22 @@ def test_a_kept_listing_follows_the_run_itself(mount: Mounted) -> None:
         assert set(os.listdir(place)) == before | {"renamed"}
         os.unlink(place / "renamed")
         assert set(os.listdir(place)) == before
+
+
+def test_files_that_only_the_disk_has_cost_their_opening_too(tmp_path: Path, area: Path) -> None:
+    for number in range(60):
+        (tmp_path / f"{number:02}").write_bytes(b"%d" % number * 1000)
+    os.sync()
+    for path in tmp_path.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            if read_now(file.fileno(), 0, 1000) is not None:
+                pytest.skip("this filesystem keeps what is to be forgotten")
+    with mounted(tmp_path, area) as mount:
+        mount.wait_watched()
+        names = os.listdir(mount.path)
+        with mount.counting() as counted:
+            for name in names:
+                assert read_all(str(mount.path / name)) == b"%d" % int(name) * 1000
+    assert counted["open"] == len(names)
+    assert counted["read"] <= 5, "a content is read when its file is opened, and pushed into the page cache"
