@@ -112,9 +112,12 @@ def fork_command(ref: str, name: str | None, as_json: bool) -> None:
         made = run.fork(name, at=at)
         if as_json:
             print_json(run_fields(made))
-        else:
-            click.echo(made.id)
-            note(f"next: goexfs run --run {made.record.label} -- CMD")
+            return
+        click.echo(made.id)
+        if pending := len(run.effects.pending()):
+            of = run.record.label
+            note(f"not in the fork: {count(pending, 'pending effect')} of {of} (goexfs effects {of})")
+        note(f"next: goexfs run --run {made.record.label} -- CMD")
 
 
 @contextmanager
