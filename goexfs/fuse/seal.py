@@ -25,6 +25,11 @@ QUIET_NS = 1_000_000_000
 """a run that changed nothing for this long is sealed"""
 AT_MOST_SECONDS = 5.0
 """one that never rests is sealed this often"""
+LARGE_QUIET_NS = 10_000_000_000
+LARGE_AT_MOST_SECONDS = 120.0
+LARGE_AT_MOST_CHANGES = 50_000
+"""the same while a large file is open for writing: sealed in the middle it becomes several objects, each of which is
+copied, and a merge can give the base only a whole one; until then it is safe in the journal and its working file"""
 TICK_SECONDS = 0.5
 RETRY_SECONDS = 5.0
 """pause after the store refused a batch"""
@@ -76,24 +81,34 @@ class Sealer:
 
     async def run(self) -> None:
         """Seal whenever the run is quiet, or busy for long, or holds much; until cancelled."""
-        last = trio.current_time()
+        last, seen = trio.current_time(), 0
         while True:
             with trio.move_on_after(TICK_SECONDS):
                 await self._wanted.wait()
             self._wanted = trio.Event()
             now = trio.current_time()
             if not self._overlay.dirty:
-                last = now
+                last, seen = now, self._overlay.change_count
                 continue
             if self.failed is not None and now - self._last_try < RETRY_SECONDS:
                 continue
-            quiet = time.time_ns() - self._overlay.last_change_ns >= QUIET_NS
-            if quiet or now - last >= AT_MOST_SECONDS or self._overlay.dirty_bytes >= DIRTY_SOFT:
+            if self.is_time(now - last, self._overlay.change_count - seen):
                 try:
                     await self.seal()
                 except StoreError:
                     pass  # reported by `seal`; what is dirty stays so, and is tried again
-                last = trio.current_time()
+                last, seen = trio.current_time(), self._overlay.change_count
+
+    def is_time(self, seconds: float, changes: int) -> bool:
+        """Whether to seal now; how long ago the last time was, and how many changes."""
+        if self._overlay.dirty_bytes >= DIRTY_SOFT:
+            return True
+        rest = time.time_ns() - self._overlay.last_change_ns
+        if rest < QUIET_NS and seconds < AT_MOST_SECONDS:
+            return False
+        if not self._overlay.is_writing_large:
+            return True
+        return rest >= LARGE_QUIET_NS or seconds >= LARGE_AT_MOST_SECONDS or changes >= LARGE_AT_MOST_CHANGES
 
     async def seal(self) -> None:
         """Bring everything that is dirty now into the store.  Raises `StoreError`; then all of it stays dirty."""

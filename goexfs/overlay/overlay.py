@@ -140,6 +140,12 @@ class Overlay:
         return self.view.changes.inline_bytes
 
     @property
+    def is_writing_large(self) -> bool:
+        """Whether a large file is still being written: one that is sealed in the middle becomes several objects."""
+        dirty = self.view.changes.nodes.values()
+        return any(isinstance(node, File) and node.writers and isinstance(node.content, Spool) for node in dirty)
+
+    @property
     def last_change_ns(self) -> int:
         """When the run last changed something (since the mount); 0 when it has not."""
         return self.view.changes.last_ns
