@@ -4,11 +4,13 @@ Owns fairness: subjects take turns within every repetition, in an order that rot
 meets all of them; each repetition has a fresh mount with nothing written yet, on a disk that has nothing left to write.
 """
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,19 +48,24 @@ def shell(script: str, place: Path, *, scale: int, limit: float, clocked: bool =
             ["sh", "-euc", script], cwd=place, env=environ, stdin=subprocess.DEVNULL, stdout=printed,
             stderr=said, start_new_session=True,
         )  # fmt: skip
+        # Popen.wait with a timeout looks every 50 ms, which is longer than some workloads take.
+        kill = threading.Timer(limit, _kill, [running])
+        force = threading.Timer(limit + GRACE, cut_off, [place])  # it waits for a filesystem that does not answer
+        for timer in (kill, force):
+            timer.daemon = True
+            timer.start()
         try:
-            status = running.wait(limit)
-        except BaseException as error:
-            os.killpg(running.pid, signal.SIGKILL)
-            try:
-                running.wait(GRACE)
-            except subprocess.TimeoutExpired:  # it waits for a filesystem that does not answer
-                cut_off(place)
-                running.wait(GRACE)
-            if isinstance(error, subprocess.TimeoutExpired):
-                raise TooLong(f"timeout after {limit:.0f} s") from None
+            status = running.wait()
+        except BaseException:
+            _kill(running)
+            running.wait(GRACE)
             raise
+        finally:
+            kill.cancel()
+            force.cancel()
         seconds = time.perf_counter() - started
+        if seconds >= limit:
+            raise TooLong(f"timeout after {limit:.0f} s")
         if status:
             said.seek(0)
             last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
@@ -67,6 +74,12 @@ def shell(script: str, place: Path, *, scale: int, limit: float, clocked: bool =
             printed.seek(0)
             return float(printed.read().split()[-1])
     return seconds
+
+
+def _kill(running: subprocess.Popen[bytes]) -> None:
+    """With everything it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
 
 
 def once(workload: Workload, subject: Subject, trees: Trees, place: Path) -> float:
