@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from goexfs.session import birth, checks, control, mounts, policing, processes
+from goexfs.session import birth, checks, control, policing, processes
 from goexfs.session.account import Account
 from goexfs.session.activity import Activity
 from goexfs.session.errors import ServerError
@@ -278,6 +278,7 @@ class RunHandle(Past, Account, Activity, Onto):
         """Clean up after a server that died: its dead mount goes, and the run is kept with all that was
         acknowledged.
         """
+        from goexfs.session import mounts  # not for those who only look
         from snapshots.recovery import recover
 
         with self._store.runs.lock(self.id):
