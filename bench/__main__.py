@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from bench import chart, pages, report
 from bench.document import Document, Figure, machine
-from bench.measure import measure
+from bench.measure import TooLong, measure, remove
 from bench.requests import requests
 from bench.subjects import SUBJECTS, Subject, compile_goexfs, version
 from bench.trees import Trees
@@ -121,7 +120,7 @@ class Bench:
         except KeyboardInterrupt:
             say("interrupted; what was measured so far:")
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            remove(place)
         report.table(self._document)
         self._write()
         if self._file and self._document.workloads:
@@ -138,7 +137,10 @@ class Bench:
             began = time.monotonic()
             result = measure(self._limited(workload), self._subjects, trees, place, self._chosen.repeat, say)
             if "goexfs" in result.seconds and not self._chosen.no_requests:
-                result.requests = requests(workload, trees, place)
+                try:
+                    result.requests = requests(workload, trees, place)
+                except (RuntimeError, TooLong, AssertionError, OSError) as error:
+                    say(f"{workload.name}: the requests were not counted: {error}")
             if not any(later.tree == workload.tree for later in waiting[number + 1 :]):
                 trees.drop(workload.tree)
             self._document.workloads.append(result)

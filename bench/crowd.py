@@ -6,6 +6,7 @@ all their processes, in which what several share is counted once.
 """
 
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ import psutil
 from bench.document import Figure
 from bench.subjects import clean_environment, goexfs_command
 
+PATIENCE = 900
+"""seconds for all of it"""
 SCRIPT = """
 echo begun; read -r _
 find . -size +1k > /dev/null
@@ -31,6 +34,9 @@ def crowd(base: Path, store: Path, count: int) -> Iterator[Figure]:
     empty = _bytes_below(store)
     about = f"{count} runs at once"
     running: list[subprocess.Popen[str]] = []
+    patience = threading.Timer(PATIENCE, _end, [running])
+    patience.daemon = True
+    patience.start()
     try:
         started = time.perf_counter()
         for number in range(count):
@@ -57,10 +63,16 @@ def crowd(base: Path, store: Path, count: int) -> Iterator[Figure]:
         if failed:
             raise RuntimeError(f"{len(failed)} of {count} runs failed, one with status {failed[0]}")
     finally:
-        for run in running:
-            if run.poll() is None:
-                run.terminate()
-                run.communicate()
+        patience.cancel()
+        _end(running)
+
+
+def _end(running: Sequence[subprocess.Popen[str]]) -> None:
+    for run in running:
+        if run.poll() is None:
+            run.terminate()
+    for run in running:
+        run.wait()
 
 
 def _await(running: Sequence[subprocess.Popen[str]], word: str, store: Path) -> None:

@@ -76,6 +76,12 @@ def shell(script: str, place: Path, *, scale: int, limit: float, clocked: bool =
     return seconds
 
 
+def remove(directory: Path) -> None:
+    """With all that is below; but a removal must not walk into what did not unmount."""
+    if f" {directory}/" not in Path("/proc/self/mountinfo").read_text():
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _kill(running: subprocess.Popen[bytes]) -> None:
     """With everything it started."""
     with contextlib.suppress(ProcessLookupError):
@@ -105,8 +111,7 @@ def once(workload: Workload, subject: Subject, trees: Trees, place: Path) -> flo
                 workload.script, root, scale=trees.scale, limit=workload.limit, clocked=workload.clocked
             )
     finally:
-        if f" {work}/" not in Path("/proc/self/mountinfo").read_text():  # what did not unmount is left alone
-            shutil.rmtree(work, ignore_errors=True)
+        remove(work)
 
 
 def measure(
