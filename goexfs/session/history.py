@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from goexfs.session import checks, control
-from snapshots.errors import RunError, RunState
+from snapshots.errors import RunBusy, RunError, RunState
 from snapshots.names import readable
 from snapshots.runs import Run
 from snapshots.store import Store
@@ -149,8 +149,12 @@ class Past:
         from snapshots.rewind import Rewound, rewind
         from snapshots.takeback import Left
 
+        if self.state == "crashed":  # since it was settled: what only its journal has comes first
+            self.recover()
         if self.state != "active":
             with self._store.runs.lock(self.id):
+                if self.record.state == "active":
+                    raise RunBusy(f"run {self.record.label} was mounted meanwhile, and died: try again")
                 return rewind(self._store, self.id, position, paths, process=process)
         question = control.Question("rewind", position=position, paths=paths, process=process)
         answer = control.put(self._store.runs.directory(self.id), question, timeout=control.SEAL_SECONDS)

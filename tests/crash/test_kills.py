@@ -178,7 +178,7 @@ class Harness:
         except (GoexfsError, OSError):
             pass
         killer.join()
-        while self.run.state != "crashed":
+        while self.run.state == "active":  # kept, if it died just before the rewind began
             time.sleep(0.001)
         self.run = self.store.mount(self.run, self.mnt)
         seen = picture(self.mnt)

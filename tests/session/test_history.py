@@ -246,6 +246,21 @@ def test_a_server_that_dies_after_a_rewind(store: RunStore, fresh_base: Path) ->
         assert run.cat(b"a") == b"1\n"
 
 
+def test_a_rewind_of_a_run_whose_server_has_just_died(store: RunStore, fresh_base: Path) -> None:
+    with store.start(fresh_base) as run:
+        run.exec(["sh", "-c", "echo 1 > a"])
+        position = run.snapshot("good").position
+        (run.mountpoint / "b").mkdir()
+        os.kill(run.record.pid, signal.SIGKILL)
+        while run.state == "active":
+            time.sleep(0.01)
+        assert run._rewind(position, ()).before is not None  # as if it had died after it was looked at
+        run.recover()
+        assert edited(run) == {b"a": "A"}
+        run.rewind()
+        assert edited(run) == {b"a": "A", b"b": "A"}
+
+
 def test_automatic_snapshots(store: RunStore, fresh_base: Path) -> None:
     with pytest.raises(RunError, match="no occasion"):
         store.start(fresh_base, auto_snapshot=["often"])
