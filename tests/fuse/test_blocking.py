@@ -21,7 +21,7 @@ from goexfs.overlay.slowbase import SlowBaseTree
 from goexfs.overlay.warming import read_tree
 from tests.support.disks import disk, why_not
 from tests.support.gated import Gate, Question, gated
-from tests.support.mounts import Mounted, mounted
+from tests.support.mounts import Mounted, eventually, mounted
 
 BLOCKED_S = 15.0
 """after which a request that is not answered never will be; what is answered takes no time"""
@@ -158,6 +158,20 @@ def test_a_read_that_does_not_ask_for_the_page_cache_is_found(area: Path, monkey
             probed(gate, mount, MUTANT_S),
         ):
             shell(READING, mount.path)
+
+
+def test_names_that_were_reported_are_looked_at_elsewhere(area: Path) -> None:
+    make(area / "source")
+    os.link(area / "source" / "small", area / "source" / "hard")  # so that every name may be one of a known file
+    with (
+        gated(area / "source", area / "base") as gate,
+        mounted(gate.path, area, watch=False, open_base=LocalBaseTree) as mount,
+        probed(gate, mount),
+    ):
+        (mount.path / "hard").stat()
+        mount.ask("base_changed", "dir1/b", "dir0/sub/deep")
+        eventually(lambda: ("lookup", "dir0/sub", "deep") in gate.held, BLOCKED_S)
+        assert ("lookup", "dir1", "b") in gate.held
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())

@@ -312,6 +312,10 @@ class _Server:
         """Whether changes of the base are reported."""
         return bool(self.overlay.base_watched)
 
+    async def do_base_changed(self, *paths: str) -> None:
+        """Report these paths of the base as changed."""
+        self.service.base_changed([os.fsencode(path) for path in paths])
+
     async def do_seal(self) -> None:
         """Bring everything into the store."""
         await self.service.seal_now()
