@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from snapshots import disk
 from snapshots.aliases import with_aliases
 from snapshots.apply import Application
 from snapshots.base import BaseTree
@@ -144,7 +145,9 @@ def merge(
         plan, rest = planned.plan, planned.rest
         if planned.independent:
             store.upper(run.id).commit(Checkpoint(planned.independent, (), (), (), planned.state.next_ino))
-        if not plan.operations and plan.root_times_ns is None:
+        if not plan.operations:
+            if plan.root_times_ns is not None:  # names came and went, and nothing is left of that: no merge to undo
+                disk.utime(base.fd(base.root), b".", plan.root_times_ns)
             record_merged(store, run.id, base, rest)
             return result_of(run, planned)
         try:

@@ -310,6 +310,11 @@ def _taken(layout: _Layout, changes: Sequence[Change], chosen: set[bytes]) -> se
                 if change.path not in chosen:
                     left_out.setdefault(above, change.path)
     for path, choices in inside.items():
+        if len(choices) > 1 and units[path].ino == WHITEOUT:
+            raise SelectionRefused(
+                f"{readable(path)} was deleted with all that is in it: {readable(left_out[path])} cannot be left out"
+                " alone; leave out both or neither"
+            )
         if len(choices) > 1:
             raise SelectionRefused(
                 f"{readable(path)} can only be merged as a whole: {readable(left_out[path])} was left out; choose both"

@@ -35,7 +35,8 @@ class Reserve:
 
     def restore(self) -> None:
         """Fill the reserve again as far as it is not full, if the disk has the room now."""
-        if self._size() >= RESERVE_BYTES:
+        size = self._size()
+        if size >= RESERVE_BYTES:
             return
         try:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -43,7 +44,7 @@ class Reserve:
                 durable.step("reserve", self._path)
                 os.posix_fallocate(fd, 0, RESERVE_BYTES)
             except OSError:
-                os.ftruncate(fd, 0)
+                os.ftruncate(fd, size)
             finally:
                 os.close(fd)
         except OSError:

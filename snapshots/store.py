@@ -42,17 +42,26 @@ class Store:
     def __init__(self, layout: Layout, hasher: Hasher) -> None:
         self.path = layout.root
         self.layout = layout
+        self.reserve = Reserve(layout)
         self.lease = Lease(layout)
         try:
-            self.database = Database(layout.database, Making(layout))
+            self.database = self._opened(layout)
         except BaseException:
             self.lease.close()
             raise
-        self.reserve = Reserve(layout)
         self.reserve.restore()
         self.files = ObjectFiles(layout)
         self.objects = Objects(self.database, self.files, self.lease, hasher)
         self.runs = Runs(self.database, layout, self.lease, self.reserve)
+
+    def _opened(self, layout: Layout) -> Database:
+        """The database; what SQLite needs beside it finds room on a full disk too, or nothing could be freed."""
+        try:
+            return Database(layout.database, Making(layout))
+        except StoreFull:
+            if not (self.reserve.spend_slice() or self.reserve.spend_all()):
+                raise
+            return Database(layout.database, Making(layout))
 
     @classmethod
     def open(cls, path: Path, *, create: bool = True, hasher: Hasher = xxh3_128) -> "Store":
