@@ -34,6 +34,8 @@ class Kind(StrEnum):
     """the table of used objects disagrees with the entries; repair writes it anew"""
     HISTORY = "history"
     """a snapshot of what never was, or a fork of it; repair forgets such a snapshot, and a fork nobody has"""
+    PART = "part"
+    """what a run did in a further base outlived the run, or the other way round; repair makes the first a run"""
     RUN_RECORD = "run-record"
     """the record of a run cannot be read; not repaired"""
     RUN_DIRECTORY = "run-directory"

@@ -188,12 +188,32 @@ class _Check:
     # runs
 
     def _check_runs(self) -> None:
-        for key, run_id in self._db.all("SELECT key, id FROM runs ORDER BY key"):
-            self._runs += 1
+        self._check_parts()
+        for key, run_id, whole in self._db.all("SELECT key, id, whole FROM runs ORDER BY key"):
+            self._runs += whole is None
             check = RunCheck(self._store, key, run_id)
             self._findings += check.repair() if self._repair else check.look()
             self._entries += check.entries
             self._tell()
+
+    def _check_parts(self) -> None:
+        """A part is over when its run is, and not before."""
+        live = "IN ('active', 'kept')"
+        for part, whole, state in self._db.all(
+            "SELECT p.id, p.whole, w.state FROM runs p LEFT JOIN runs w ON w.id = p.whole WHERE p.whole IS NOT NULL"
+            f" AND (p.state {live}) != coalesce(w.state {live}, 0)"
+        ):
+            repaired = self._repair and state not in ("active", "kept")
+            if repaired:
+                with self._db.transaction():
+                    self._db.run("UPDATE runs SET whole = NULL WHERE id = ?", (part,))
+            if state is None:
+                problem = "it is not registered"
+            elif state in ("active", "kept"):
+                problem = f"it is {state}, and the part is over"
+            else:
+                problem = f"it has been {state}, and the part is not over"
+            self._found(Kind.PART, f"run {part}", f"it is a part of run {whole}: {problem}", repaired)
 
     # the history
 

@@ -40,6 +40,8 @@ __all__ = ["LIVE", "STATES", "Run", "RunLock", "Runs", "State"]
 ID_LENGTH = 12
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # 32 characters; without i, l, o, u, which are misread
+_NO_PART = "(whole IS NULL OR NOT EXISTS (SELECT 1 FROM runs AS w WHERE w.id = runs.whole))"
+"""A part whose run is gone stands for itself."""
 _SELECT = f"SELECT {COLUMNS} FROM runs"
 _RUN_LOCK_BYTE = 0
 _CANDIDATES = 8  # candidates named in a message
@@ -150,7 +152,7 @@ class Runs:
         prefix = ref.lower()
         started = []
         if not named and prefix.isalnum():
-            started = self._rows("whole IS NULL AND substr(id, 1, ?) = ?", (len(prefix), prefix))
+            started = self._rows(f"{_NO_PART} AND substr(id, 1, ?) = ?", (len(prefix), prefix))
         for what, runs in (("name", named), ("id beginning with", started)):
             choice = [run for run in runs if run.is_live] or runs
             if len(choice) == 1:
@@ -170,12 +172,15 @@ class Runs:
         return self._whole(choice[-1])
 
     def _whole(self, run: Run) -> Run:
-        return run if run.whole is None else self.get(run.whole)
+        try:
+            return run if run.whole is None else self.get(run.whole)
+        except RunUnknown:
+            return run
 
     def list(self, *, all: bool = False, parts: bool = False) -> RunList:
         """Runs, newest last: only live ones (active and kept) unless ``all``; with ``parts`` what is of others, too."""
         where = "1" if all else "state IN ('active', 'kept')"
-        return self._rows(where if parts else f"{where} AND whole IS NULL", ())
+        return self._rows(where if parts else f"{where} AND {_NO_PART}", ())
 
     def parts(self, run_id: str) -> RunList:
         """The parts of a run beside itself: what it changed below each of its further bases, in their order."""

@@ -45,7 +45,10 @@ def choice(
         names = [os.fsdecode(path) for path in both]
         spec = wanted[change.path.startswith(b"/")]
         # A name may have characters in it that mean something else in a pattern.
-        is_named = any(path == each or is_below(path, each) for path in both for each in below)
+        is_named = any(
+            path.startswith(b"/") == each.startswith(b"/") and (path == each or is_below(path, each))
+            for path in both for each in below
+        )  # fmt: skip
         if below and not is_named and not any(spec.match_file(name) for name in names):
             return False
         return not any(unwanted.match_file(name) for name in names)

@@ -68,23 +68,6 @@ def test_kill_with_sigkill_while_paused(goexfs: Command, working: "subprocess.Po
     assert goexfs("kill", "-s", "NOPE", "work").returncode == 2
 
 
-def test_further_bases_have_one_verdict(goexfs: Command, area: Path, fresh_base: Path) -> None:
-    cache = area / "cache"
-    cache.mkdir()
-    (cache / "old").write_text("old\n")
-    script = f"echo 1 > added; echo 2 > {cache}/old; echo 3 > {cache}/new"
-    assert goexfs("run", "--discard", "--cow", cache, "--", "sh", "-c", script).returncode == 0
-    assert sorted(path.name for path in cache.iterdir()) == ["old"]
-    done = goexfs("run", "--cow", cache, "--merge", "--", "sh", "-c", script)
-    assert done.returncode == 0, done.stderr
-    assert (cache / "old").read_text() == "2\n"
-    assert (fresh_base / "added").read_text() == "1\n"
-    for wrong in (fresh_base / "src", area):
-        done = goexfs("run", "--cow", wrong, "--", "true")
-        assert done.returncode == 2
-        assert "inside one another" in done.stderr
-
-
 def test_presets(goexfs: Command, area: Path) -> None:
     home, config = area / "home", area / "config"
     (home / ".npm").mkdir(parents=True)
