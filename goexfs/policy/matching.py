@@ -9,6 +9,7 @@ filter.
 """
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from goexfs.policy.rules import Kind, Policy, PolicyError, Source
@@ -42,21 +43,11 @@ class Matcher:
         self._policy = policy
         self._specs: dict[Kind, list[tuple[Source, GitIgnoreSpec, tuple[str, ...]]]] | None = None
         patterns = [p for source in policy.sources for kind in Kind for p in source.patterns(kind)]
-        self._exact, self._beginnings, self._ends, self._any_name = _first_filter(patterns)
+        self.may_match = _first_filter(patterns)
+        """whether some pattern may match a path with this last name; if not, only what is above it can"""
         self.kinds = frozenset(kind for kind in Kind if any(source.patterns(kind) for source in policy.sources))
         self.depends_on_directories = any("/" in pattern.lstrip("!").rstrip("/") for pattern in patterns)
         """whether another directory can make a difference to a name"""
-
-    def may_match(self, name: bytes) -> bool:
-        """Whether some pattern may match a path with this last name; if not, only what is above it can."""
-        lower = name.lower()
-        return (
-            lower in self._exact
-            or lower.startswith(self._beginnings)
-            or lower.endswith(self._ends)
-            or self._any_name
-            or not lower.isascii()  # whose lower case is another matter
-        )
 
     def flags(self, path: bytes, *, is_dir: bool) -> int:
         """What holds for a path, as a set of ``FLAGS``."""
@@ -126,12 +117,14 @@ def check_pattern(pattern: str, where: str) -> None:
         raise PolicyError(f"{where}: {pattern!r} matches nothing; write a pattern as in .gitignore")
 
 
-def _first_filter(patterns: list[str]) -> tuple[frozenset[bytes], tuple[bytes, ...], tuple[bytes, ...], bool]:
-    """What a last name must be, begin with or end with; and whether there is a pattern that does not say."""
+def _first_filter(patterns: list[str]) -> Callable[[bytes], bool]:
+    """A quick question about a last name: what it must be, begin with or end with.
+
+    It is asked for every name that is looked up or made, so it looks at single bytes first and at nothing of ``self``.
+    """
     exact: set[bytes] = set()
     beginnings: set[bytes] = set()
     ends: set[bytes] = set()
-    any_name = False
     for pattern in patterns:
         if pattern.startswith("!"):
             continue  # takes something away from what another one matches
@@ -144,5 +137,19 @@ def _first_filter(patterns: list[str]) -> tuple[frozenset[bytes], tuple[bytes, .
         elif "[" not in name and "\\" not in name and wild[-1] < len(name) - 1:
             ends.add(os.fsencode(name[wild[-1] + 1 :]))
         else:
-            any_name = True
-    return frozenset(exact), tuple(sorted(beginnings)), tuple(sorted(ends)), any_name
+            return lambda _name: True  # a pattern that does not say
+    names, starts, stops = frozenset(exact), tuple(sorted(beginnings)), tuple(sorted(ends))
+    first, last = frozenset(start[0] for start in starts), frozenset(stop[-1] for stop in stops)
+
+    def may_match(name: bytes) -> bool:
+        if not name:
+            return False
+        lower = name.lower()
+        return (
+            lower in names
+            or (lower[-1] in last and lower.endswith(stops))
+            or (lower[0] in first and lower.startswith(starts))
+            or not lower.isascii()  # whose lower case is another matter
+        )
+
+    return may_match
