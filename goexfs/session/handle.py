@@ -71,7 +71,8 @@ class RunHandle(Past, Account, Activity, Onto):
     @staticmethod
     def of(store: Store, record: Run) -> "RunHandle":
         """The handle of a run, whether it has one base or several."""
-        further = store.runs.parts(record.id)
+        # A part that is over while the run is not lost its servers at a bad moment (fsck says so): the rest is there.
+        further = [part for part in store.runs.parts(record.id) if part.is_live or not record.is_live]
         if not further:
             return RunHandle(store, record)
         from goexfs.session.joint import JointHandle

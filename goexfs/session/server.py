@@ -113,7 +113,7 @@ def _discard(store: Store, run_id: str) -> None:
     from goexfs.session.effects import must_stay
 
     try:
-        if must_stay(store, run_id):
+        if must_stay(store, store.runs.get(run_id).whole or run_id):
             log.warning("the run has effects that nobody has decided about: it is kept")
             return
         store.discard(run_id)

@@ -5,6 +5,7 @@ import pytest
 from tests.store.joints import JointScene
 from tests.store.test_merge_killed import die_at
 
+pytestmark = pytest.mark.timeout(1800)
 every_step = pytest.mark.parametrize(
     "stride", [pytest.param(1, marks=pytest.mark.long, id="every"), pytest.param(17, id="some")]
 )
