@@ -33,7 +33,7 @@ from snapshots.entries import (
     Origin,
     UpperState,
 )
-from snapshots.errors import GoexfsError, RunState, RunUnknown, StoreDamaged
+from snapshots.errors import GoexfsError, RunBusy, RunState, RunUnknown, StoreDamaged
 from snapshots.hidden import digest_of_base
 from snapshots.mergelog import RETURNING, MergeLog
 from snapshots.partial import Rest, settle
@@ -135,7 +135,7 @@ def _alone_with(store: Store, found: Returning) -> Iterator[None]:
         return
     try:
         lock = store.runs.lock(run.id)
-    except RunState:
+    except (RunBusy, RunState):
         raise _Changed("is mounted, and stays as it is") from None
     try:
         yield
@@ -182,7 +182,7 @@ def _revive(store: Store, run_id: str) -> None:
     """Make a merged run a kept one, with nothing in it."""
     run = store.runs.get(run_id)
     if not store.upper(run_id).revive():
-        raise _Changed("has been merged, and not all that it was could be freed: it has forks, or `goexfs gc` does it")
+        raise _Changed("stays merged: it has forks, which need what it was")
     taken = run.name is not None and any(each.name == run.name for each in store.runs.list() if each.id != run_id)
     # All that it hides was looked at for the merge, and is back as it was.
     options = {**run.options, IN_ORDER: time.time_ns()}

@@ -41,7 +41,7 @@ _OWN = int(Changed.ATTRS | Changed.DATA | Changed.XATTRS)
 
 
 GONE = 2
-"""``runs.over`` of a run that was given up and of which nothing is left."""
+"""``runs.over`` of a run that was given up and of which nothing is left but what forks see."""
 
 
 class Usage(NamedTuple):
@@ -252,7 +252,10 @@ class Upper:
     def revive(self) -> bool:
         """Take an upper that was given up for an empty one again; False while rows of what it was are left."""
         with self._db.transaction():
-            if self._run().over != GONE:
+            run = self._run()
+            left = "SELECT EXISTS (SELECT 1 FROM entries WHERE run = ?1) OR EXISTS (SELECT 1 FROM links WHERE run = ?1)"
+            row = self._db.one(left, (run.key,))
+            if run.over != GONE or row is None or row[0]:
                 return False
             self._db.run("UPDATE runs SET over = 0, horizon = journal WHERE id = ?", (self.run_id,))
         return True
