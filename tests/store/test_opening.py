@@ -264,6 +264,23 @@ def test_a_disk_too_small_for_a_store(mounted):
 
 
 @root
+def test_a_store_can_be_opened_and_discarded_from_without_one_free_block(mounted, base):
+    """What SQLite keeps beside its database has to be made first."""
+    point = mounted("size=12m")
+    with Store.open(point / "store") as store:
+        run = store.runs.create(base=base)
+        save(store, run.id, {b"a": random.Random(1).randbytes(2_000_000)})
+    with (point / "fill").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        while True:
+            file.write(bytes(4096))
+    for _ in range(3):  # and again, with what is left
+        with Store.open(point / "store") as store:
+            assert len(read_back(store, run.id)) == 1
+    with Store.open(point / "store") as store:
+        store.discard(run.id)
+
+
+@root
 @pytest.mark.parametrize("size", [2000, 100_000, 500_000])
 def test_a_full_disk_loses_nothing_that_was_saved(mounted, base, size):
     """Saved until the disk is full; then the store is whole, can be read, discarded from and used again."""
