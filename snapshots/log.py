@@ -76,6 +76,8 @@ class Log:
         self.events: list[Event] = []
         self.processes: dict[int, Process] = {}
         self.reads: list[ReadEvent] = []
+        self.parents: tuple[str, ...] = ()
+        """ids of the run that this one is a fork of, of what that is a fork of, and so on, if theirs is in it"""
 
     def add(self, numbered: Numbered) -> None:
         """One record more."""
@@ -108,7 +110,7 @@ class Log:
         """What was in it before record ``position``."""
         earlier = Log(merge=self._merge)
         earlier.events = [event for event in self.events if event.number < position]
-        earlier.processes = self.processes
+        earlier.processes, earlier.parents = self.processes, self.parents
         earlier.reads = [read for read in self.reads if read.number < position]
         return earlier
 

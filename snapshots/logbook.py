@@ -63,6 +63,7 @@ def _add_parents(store: Store, run_id: str, log: Log) -> None:
     while (origin := parent_of(store, run_id)) is not None:
         above.append(origin)
         run_id = origin[0]
+    log.parents = tuple(run for run, _ in above)
     limits: list[int] = []
     for _, position in above:
         limits.append(position)
@@ -75,6 +76,11 @@ def _add_parents(store: Store, run_id: str, log: Log) -> None:
 def own_number(number: int) -> int:
     """The number that a record has in its own run."""
     return number % _GENERATION
+
+
+def generation(number: int) -> int:
+    """Whose record it is: 0 for the run's own, 1 for one of the run that it is a fork of, and so on."""
+    return -(number // _GENERATION)
 
 
 def _take(log: Log, part: Log, shift: int, before: int | None) -> None:

@@ -15,9 +15,11 @@ from typing import NamedTuple
 import msgspec
 
 from snapshots.entries import Checkpoint, Content, UpperState
+from snapshots.errors import HistoryGone
+from snapshots.forks import parent_of
 from snapshots.history import History, Snapshot
 from snapshots.journal import MAX_BODY, REWIND, Back, Change, JournalWriter, encoded_size
-from snapshots.logbook import read
+from snapshots.logbook import generation, own_number, read
 from snapshots.selection import select
 from snapshots.states import difference, is_empty
 from snapshots.store import Store
@@ -62,19 +64,26 @@ class Goal(NamedTuple):
 
 def goal(store: Store, run_id: str, aim: Aim, *, next_ino: int = 0) -> Goal:
     """What has to change in a run of which everything is in the store; new inode numbers begin with ``next_ino`` at
-    least.  To go back to a snapshot as a whole costs what differs, anything else what the run changed.
+    least.  To go back as a whole costs what differs, to go back with some paths what the run changed.
 
     Errors: HistoryGone, RunError (see ``snapshots.selection``).
     """
     upper = store.upper(run_id)
-    if not aim.process and not aim.paths and (changed := upper.load_changed(aim.position)) is not None:
-        current, then = (msgspec.structs.replace(state, next_ino=max(state.next_ino, next_ino)) for state in changed)
+    begun = 0 if aim.process or aim.paths else upper.checkpoint_before(aim.position)
+    if begun and (changed := upper.load_changed(begun)) is not None:
+        # What the journal did from there on, it did to nodes and names that are different now.
+        current, before = changed
+        then = before if begun == aim.position else state_at(store, run_id, aim.position, before=before)
+        current, then = (
+            msgspec.structs.replace(state, next_ino=max(current.next_ino, state.next_ino, next_ino))
+            for state in (current, then)
+        )
         return Goal(current, difference(current, then, 0), (Back(aim.position, ()),), ())
     current = upper.load()
     current = msgspec.structs.replace(current, next_ino=max(current.next_ino, next_ino))
     left: tuple[Left, ...] = ()
     if aim.process:
-        back, left = take_back(read(store, run_id), aim.process, current, aim.paths)
+        back, left = take_back(read(store, run_id, inherited=True), aim.process, current, aim.paths)
     else:
         back = (Back(aim.position, aim.paths),)
     after, now = current, time.time_ns()
@@ -86,14 +95,30 @@ def goal(store: Store, run_id: str, aim: Aim, *, next_ino: int = 0) -> Goal:
 def _gone_back(store: Store, run_id: str, current: UpperState, back: Back, now_ns: int) -> UpperState:
     if not back.paths:
         return state_at(store, run_id, back.position)
-    state, lost = moment_at(store, run_id, back.position)
+    run_id, position = _whose(store, run_id, back.position)
+    state, lost = moment_at(store, run_id, position)
     entries = state.entries | {
         ino: msgspec.structs.replace(state.entries[ino], content=_LOST) for ino in lost if ino in state.entries
     }
     after = select(current, msgspec.structs.replace(state, entries=entries), back.paths, now_ns)
     if any(entry.content == _LOST for entry in after.entries.values()):
-        raise content_gone(run_id, back.position, next(iter(lost.values())))
+        raise content_gone(run_id, position, next(iter(lost.values())))
     return after
+
+
+def _whose(store: Store, run_id: str, position: int) -> tuple[str, int]:
+    """The run that a position is of, and its own number: what a fork had from its parent was done in the parent.
+
+    Errors: HistoryGone for a parent that is over.
+    """
+    for _ in range(generation(position)):
+        origin = parent_of(store, run_id)
+        record = store.runs.get(origin[0]) if origin is not None else None
+        if record is None or not record.is_live:
+            whom = "the run" if record is None else f"run {record.label}"
+            raise HistoryGone(f"{whom} that run {run_id} is a fork of is over: what it was before is not kept")
+        run_id = record.id
+    return run_id, own_number(position)
 
 
 def rewind(

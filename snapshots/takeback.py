@@ -41,7 +41,7 @@ def take_back(
 ) -> tuple[tuple[Back, ...], tuple[Left, ...]]:
     """What has to go back where, in this order, of what is at or below ``paths``; and what is left as it is.
 
-    The log of the run itself: what a fork had from its parent is nobody's here.
+    With a log that has what was inherited, too, a fork goes back behind its beginning.
     """
     work = _Work(log, pattern, state)
     first, left = work.choose(paths)

@@ -28,9 +28,12 @@ class Moment(NamedTuple):
     """contents that are not kept: inode number -> path of the file, as far as it is known"""
 
 
-def state_at(store: Store, run_id: str, position: int) -> UpperState:
-    """The upper after all records before ``position``.  Errors: HistoryGone, also when a content in it is not kept."""
-    moment = moment_at(store, run_id, position)
+def state_at(store: Store, run_id: str, position: int, *, before: UpperState | None = None) -> UpperState:
+    """The upper after all records before ``position``.  Errors: HistoryGone, also when a content in it is not kept.
+
+    ``before``: the checkpoint to begin at, without what has not changed since; and so is the answer then.
+    """
+    moment = moment_at(store, run_id, position, before=before)
     if moment.lost:
         raise content_gone(run_id, position, next(iter(moment.lost.values())))
     return moment.state
@@ -44,10 +47,10 @@ def content_gone(run_id: str, position: int, path: bytes) -> HistoryGone:
     )
 
 
-def moment_at(store: Store, run_id: str, position: int) -> Moment:
+def moment_at(store: Store, run_id: str, position: int, *, before: UpperState | None = None) -> Moment:
     """The same, without those contents that are not kept.  Errors: HistoryGone."""
     upper = store.upper(run_id)
-    before = upper.load(position)
+    before = upper.load(position) if before is None else before
     if before.journal >= position:
         return Moment(before, {})
     directory = store.runs.directory(run_id) / "journal"

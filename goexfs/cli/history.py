@@ -166,9 +166,10 @@ def rewind_command(ref: str, paths: tuple[bytes, ...], process: str | None, as_j
         elif not done.left:
             note(f"run {label} has nothing that commands matching {quoted(os.fsencode(process))} wrote: nothing to do")
         for each in done.left[:MOST_LEFT]:
+            both = f"; goexfs rewind {label}@#{each.number - 1} {quoted(each.path)} takes back both"
             note(
                 f"left as it is: {quoted(each.path)}, which {short(printable(each.by)) or 'another process'} changed"
-                f" since; goexfs rewind {label}@#{each.number - 1} {quoted(each.path)} takes back both"
+                " since" + (both if each.number > 0 else "")
             )
         if len(done.left) > MOST_LEFT:
             note(f"left as they are: {count(len(done.left) - MOST_LEFT, 'more path')}; --json has all of them")

@@ -80,7 +80,15 @@ def event_line(log: "Log", event: "Event") -> str:
     how = f" ({size(event.bytes)}{f' in {event.writes} writes' if event.writes > 1 else ''})" if event.writes else ""
     process = log.processes.get(event.process)
     who = f"{short(_command(process))} [{process.pid}]" if process is not None else UNKNOWN
-    return f"#{event.number}  {timestamp(event.time_ns)}  {event.op:<8}  {where}{how}  {who}"
+    return f"{record_name(log, event.number)}  {timestamp(event.time_ns)}  {event.op:<8}  {where}{how}  {who}"
+
+
+def record_name(log: "Log", number: int) -> str:
+    """``#123``; ``RUN@#123`` for one of the run that this is a fork of."""
+    from snapshots.logbook import generation, own_number
+
+    whose = generation(number)
+    return f"{log.parents[whose - 1]}@#{own_number(number)}" if whose else f"#{number}"
 
 
 def short(text: str) -> str:
@@ -94,11 +102,12 @@ def _command(process: "Process") -> str:
 
 def event_fields(log: "Log", event: "Event") -> dict[str, Any]:
     """An event as JSON, with the command that made it."""
-    from snapshots.logbook import own_number
+    from snapshots.logbook import generation, own_number
     from snapshots.names import text_fields
 
-    process = log.processes.get(event.process)
+    process, whose = log.processes.get(event.process), generation(event.number)
     return {
+        "of_run": log.parents[whose - 1] if whose else None,
         "record": own_number(event.number),
         "last_record": own_number(event.last),
         "time_ns": event.time_ns,

@@ -92,8 +92,20 @@ POINT = PointRef()
 ANY_PATH = click.Path(path_type=bytes, readable=False)
 """Any path, as bytes: whether it exists and is a directory is for the library to say, with its own status."""
 
+def _occasions(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
+    from snapshots.errors import RunError
+    from snapshots.occasions import parse_occasions
+
+    if words:
+        try:
+            parse_occasions(words)
+        except RunError as error:
+            raise click.BadParameter(str(error), ctx, param) from None
+    return words
+
+
 auto_snapshot_option = click.option(
-    "--auto-snapshot", metavar="WHEN", multiple=True,
+    "--auto-snapshot", metavar="WHEN", multiple=True, callback=_occasions,
     help="Snapshots by themselves: exit (of CMD), quiet=SECONDS or every=CHANGES (repeatable).",
 )  # fmt: skip
 history_limit_option = click.option(

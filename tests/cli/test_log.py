@@ -49,6 +49,11 @@ def test_what_happened_and_who_did_it(goexfs: Command) -> None:
 
     blamed = goexfs.json("blame", "@", "out/uno")
     assert blamed["command"][:2] == ["sh", "-c"]
+    fork = goexfs.json("fork", "@", "forked")["id"]
+    theirs = goexfs.json("blame", fork, "out/uno")
+    assert (theirs["of_run"], theirs["record"]) == (blamed["run"], blamed["record"]) and blamed["of_run"] is None
+    assert f"{blamed['run']}@#{blamed['record']}  " in goexfs("blame", fork, "out/uno").stdout
+    goexfs("discard", fork)
     assert len(blamed["lineage"]) == 2
     assert "started by sh -c" in goexfs("blame", "@", "out/uno").stdout
     assert goexfs.json("blame", "@", "out/two")["op"] == "unlink"

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from goexfs.overlay import Overlay
@@ -12,6 +13,8 @@ from snapshots import journal
 from snapshots.base import BaseTree
 from snapshots.errors import HistoryGone
 from snapshots.forks import fork
+from snapshots.rewind import Aim, goal
+from snapshots.states import difference
 from snapshots.store import Store
 from snapshots.timeline import moment_at, state_at
 from tests.crash.sequence import Picture, Sequence, make_base, make_store, small_limits
@@ -53,7 +56,7 @@ def test_every_position_is_what_was_shown_then(tmp_path: Path, seed: int) -> Non
         sequence.seal()
         sequence.close()
         assert len(shown) > STEPS // 2
-        whole = 0
+        whole, present = 0, store.upper(run_id).load()
         with BaseTree(os.fsencode(base)) as tree:
             for position, expected in shown.items():
                 state, lost = moment_at(store, run_id, position)
@@ -65,6 +68,11 @@ def test_every_position_is_what_was_shown_then(tmp_path: Path, seed: int) -> Non
                         state_at(store, run_id, position)
                     continue
                 whole += 1
+                there = goal(store, run_id, Aim(position)).change
+                long_way = difference(present, msgspec.structs.replace(state, next_ino=present.next_ino), 0)
+                for part in ("entries", "gone", "links", "unlinked"):
+                    one, other = (sorted(map(repr, getattr(change, part))) for change in (there, long_way))
+                    assert one == other, position
                 if position % 5 == 0:
                     child = fork(store, run_id, position)
                     overlay = Overlay(tree, store.upper(child.id).load(), store.objects, tmp_path)

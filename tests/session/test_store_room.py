@@ -1,7 +1,9 @@
 """A store never grows without a bound: what goes when its limit is reached, what stays, and who is told."""
 
+import contextlib
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from snapshots import bound
 from snapshots.errors import HistoryGone, StoreDamaged, StoreError, StoreLimit
 from snapshots.fsck import fsck
 from tests.cli.conftest import Command
+from tests.support.commands import CHECKOUT
 
 MIB = 1 << 20
 LIMIT = 26 * MIB
@@ -145,3 +148,15 @@ def test_on_the_command_line(goexfs_home: Path, fresh_base: Path, monkeypatch: p
     monkeypatch.delenv("GOEXFS_STORE_LIMIT")
     assert "of the 1.0 GiB" in command("gc", "--store-limit", "1G").stdout
     assert command.json("gc", "--dry-run")["use"]["limit"] == 1 << 30
+
+
+def test_the_example_of_the_documentation(goexfs_home: Path, area: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (CHECKOUT / "docs" / "history.md").read_text()
+    (area / "project").mkdir()
+    (area / "project" / "README").write_text("a project\n")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    with contextlib.chdir(area):
+        exec(compile(example, "docs/history.md", "exec"), {})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "b'one\\n' b'two\\n'" and said[1].endswith(", 'good']") and said[2] == "[b'a', b'b']"
+    assert said[-2] == "[(1, True)]" and said[-1].endswith(" True")

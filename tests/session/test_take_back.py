@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from goexfs.session import RunHandle, RunStore, Session
+from snapshots.errors import HistoryGone
 from tests.support import trees
 
 POSTINSTALL = """
@@ -90,3 +91,26 @@ def test_a_command_between_two_others(store: RunStore, base: Path) -> None:
 
 def write(run: Session, name: str, script: str) -> None:
     run.exec(["sh", "-c", f"eval \"$1\" # {name}", name, script])
+
+
+def test_what_a_fork_has_from_its_parent(store: RunStore, base: Path) -> None:
+    with store.start(base) as session:
+        session.exec(["sh", "-c", "echo mine > mine; echo before >> shared"])
+        session.exec(["sh", "postinstall"])
+        session.keep()
+    parent = store.run(session.id)
+    fork = parent.fork()
+    with store.resume(fork) as again:
+        again.exec(["sh", "-c", "echo later > later; echo more >> README"])
+        again.keep()
+    grandchild = fork.fork()
+    author = grandchild.blame(b"docs/link")
+    assert author is not None and author.lineage[0].command == (b"sh", b"postinstall")
+    for run in (fork, grandchild):
+        assert left(run, "sh postinstall") == [(b"README", b"sh -c echo later > later; echo more >> README")]
+        assert changed(run) == {b"mine": "A", b"shared": "M", b"later": "A", b"README": "M", b"docs/README.hard": "M"}
+        run.rewind()
+        assert b"modules/1" in changed(run) and run.blame(b"later") is not None
+    parent.discard()
+    with pytest.raises(HistoryGone, match="is over"):
+        left(grandchild, "sh postinstall")
