@@ -132,11 +132,13 @@ def test_files_that_only_the_disk_has_cost_their_opening_too(tmp_path: Path, are
     for number in range(60):
         (tmp_path / f"{number:02}").write_bytes(b"%d" % number * 1000)
     os.sync()
+    cold = 0
     for path in tmp_path.iterdir():
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            if read_now(file.fileno(), 0, 1000) is not None:
-                pytest.skip("this filesystem keeps what is to be forgotten")
+            cold += read_now(file.fileno(), 0, 1000) is None
+    if cold < 30:
+        pytest.skip("this filesystem keeps what is to be forgotten")
     with mounted(tmp_path, area) as mount:
         mount.wait_watched()
         names = os.listdir(mount.path)
