@@ -20,7 +20,7 @@ NOT_STALLED_S = 0.2
 
 pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
-    pytest.mark.skipif(os.environ.get("HYPOTHESIS_PROFILE") != "long", reason="takes half a minute: --long"),
+    pytest.mark.long,
     pytest.mark.timeout(240),
 ]
 

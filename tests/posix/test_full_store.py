@@ -19,7 +19,6 @@ from tests.posix.test_names import EXCHANGE, renameat2
 from tests.support import trees
 from tests.support.commands import Goexfs
 
-LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 ROOM = 24 << 20
 """bytes that the store's filesystem has"""
 
@@ -94,7 +93,7 @@ def forget_pages(top: Path) -> None:
             os.close(fd)
 
 
-@pytest.mark.parametrize("left", [0, 5000, 70_000, 300_000] if LONG else [0])
+@pytest.mark.parametrize("left", [0, *(pytest.param(left, marks=pytest.mark.long) for left in (5000, 70_000, 300_000))])
 def test_a_full_store_refuses_and_loses_nothing(area: Path, small: Path, left: int) -> None:
     base = area / "base"
     fill(base)
