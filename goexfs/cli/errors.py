@@ -43,6 +43,7 @@ STATUS: dict[type[BaseException], int] = {
     store_errors.Conflict: 79,
     store_errors.MergeError: 80,
     store_errors.SelectionRefused: 110,
+    store_errors.NothingChosen: 110,
     store_errors.VerificationFailed: 111,
     store_errors.ExportFailed: 112,
     store_errors.ImportRefused: 113,
