@@ -27,6 +27,7 @@ from snapshots.errors import StoreDamaged
 from snapshots.handover import forget_given
 from snapshots.mergelog import MergeLog, Pending
 from snapshots.mergesteps import drop_merged, end_merged, remember_run, write_record
+from snapshots.returning import keep_together
 from snapshots.store import Store
 from snapshots.undisturbed import undisturbed
 
@@ -88,6 +89,8 @@ def go_through(
             for at in members:
                 others = set(decided.merged) - {each.pending.run_id for each in members} if at is members[0] else ()
                 remember_run(store, log, at.pending, at.application, others=sorted(others))
+            if members[0].pending.undoes is not None:
+                keep_together(store, log, [each for each, _ in decided.members])
             drop_merged(store, {
                 each.pending.run_id: (each.base, each.pending.rest)
                 for each in members if each.pending.run_id is not None and each.pending.rest

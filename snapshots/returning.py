@@ -11,8 +11,8 @@ recovery does it again.
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -149,7 +149,8 @@ def _give(store: Store, found: Returning, done: "Application") -> Returning:
         raise _Changed(f"has been {run.state}")
     now = upper.load()
     if run.is_live and not found.rest and now.entries:
-        return replace(found, why_not="")  # it was given back by the process that died
+        # It was given back by the process that died, with other objects than it had, perhaps.
+        return replace(found, old=difference(UpperState({}, {}, now.next_ino), now, 0), why_not="")
     store.objects.put_many(found.contents.values())
     old = _on_base(_with_contents(_onto(found, now), store, done), now, BasePaths(done.base))
     with store.database.transaction():
@@ -176,6 +177,18 @@ def _take(store: Store, found: Returning, done: "Application") -> Returning:
         raise _Changed("has changed since, and stays as it is")
     upper.commit(settle(rest, BasePaths(done.base), store.objects.exists))
     return replace(found, why_not="")
+
+
+def keep_together(store: Store, log: MergeLog, numbers: Iterable[int]) -> None:
+    """After several undos that are one: the parts of a run are live together, those with nothing in them too."""
+    found = [each for number in numbers if (each := kept(log, number)) is not None]
+    ids = {run_id for each in found for run_id in (each.run_id, *each.others)}
+    with suppress(GoexfsError), store.database.transaction():
+        runs = [store.runs.get(run_id) for run_id in ids]
+        if any(run.is_live for run in runs):
+            for run in runs:
+                if run.state == "merged":
+                    _revive(store, run.id)
 
 
 def _revive(store: Store, run_id: str) -> None:

@@ -386,6 +386,18 @@ def test_an_effect_that_cannot_be_read(store, run) -> None:
     damage(store, "UPDATE effects SET data = ?", (good,))
 
 
+def test_a_part_that_outlived_its_run(store, run) -> None:
+    part = store.runs.create(base=run.base, whole=run.id)
+    assert [each.id for each in store.runs.list()] == [run.id]
+    store.discard(run.id)
+    check_and_repair(store, (Kind.PART, f"run {part.id}"))
+    assert [each.id for each in store.runs.list()] == [part.id]  # a run of its own, to be seen
+    whole = store.runs.create(base=run.base)
+    store.discard(store.runs.create(base=run.base, whole=whole.id).id)
+    assert [finding.kind for finding in fsck(store, repair=True).findings] == [Kind.PART]
+    store.discard(whole.id)
+
+
 def test_every_kind_has_its_test():
     source = Path(__file__).read_text()
     assert [kind for kind in findings.Kind if f"Kind.{kind.name}" not in source] == []
