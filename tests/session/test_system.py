@@ -84,8 +84,9 @@ def test_a_package_is_installed_discarded_merged_and_taken_back(area: Path) -> N
     if done.returncode == 77:
         pytest.skip(f"no overlay over the root of this machine: {done.stderr}")
     assert done.returncode == 0, done.stderr
-    before, kept, *changes, discarded, merged, attributes, group, undone = done.stdout.splitlines()
+    before, kept, *changes, discarded, merged, attributes, group, undone, run = done.stdout.splitlines()
     assert (before, kept, discarded, merged, undone) == (*(["not-installed"] * 3), "installed", "not-installed")
+    assert run, "it has the changes again"
     assert (attributes, group) == ("4711 root 6", "tiny:x:4711:")
     assert {"M\tetc/group", "M\tvar/lib/dpkg/status", "A\tusr/share/goexfs-tiny/hello"} <= set(changes)
     assert all(change.split("\t")[1].startswith(("etc/", "var/l", "usr/share/")) for change in changes), changes
