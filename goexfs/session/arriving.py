@@ -14,10 +14,12 @@ from goexfs.overlay import Dir, File, Node, Overlay, WouldBlock
 from goexfs.overlay.sealing import store_batch
 from snapshots.base import BaseTree
 from snapshots.basepaths import split
+from snapshots.bound import full
 from snapshots.entries import UpperState
-from snapshots.errors import GoexfsError, ImportRefused
+from snapshots.errors import GoexfsError, ImportRefused, StoreLimit
 from snapshots.exchange.arrivals import Arrival, What
 from snapshots.names import readable
+from snapshots.room import check_room, make_room
 from snapshots.runs import Run
 from snapshots.store import Store
 
@@ -27,13 +29,16 @@ _TRIES = 1000
 
 
 def make_run(
-    store: Store, base: bytes, layers: Iterable[Iterable[Arrival]], *, name: str | None, command: tuple[str, ...]
-) -> Run:
+    store: Store, base: bytes, layers: Iterable[Iterable[Arrival]], *, name: str | None, command: tuple[str, ...],
+    store_limit: int | None = None,
+) -> Run:  # fmt: skip
     """A kept run over ``base`` in which the layers have happened, one after the other.
 
-    When one is refused, or cannot be stored, nothing is left of it.  Errors: ImportRefused, BaseError, StoreError,
-    RunExists, RunError for the name.
+    ``store_limit``: bytes that the whole store may take up, 0: any, None: what the store says.  When a layer is
+    refused, or cannot be stored, nothing is left of it.  Errors: ImportRefused, BaseError, StoreError (StoreLimit when
+    the store has no room for all of it), RunExists, RunError for the name.
     """
+    room = check_room(store, limit=store_limit).room
     # Should this process be killed, nobody must take what there is then for all of it.
     run = store.runs.create(base=base, name=name, command=(*command, "(interrupted)"), options={})
     try:
@@ -43,7 +48,9 @@ def make_run(
             overlay = Overlay(tree, UpperState({}, {}, store.upper(run.id).load().next_ino), store.objects, spool)
             try:
                 for layer in layers:
-                    _Arriving(overlay, store, run.id).all(layer)
+                    arriving = _Arriving(overlay, store, run.id, room, store_limit)
+                    arriving.all(layer)
+                    room = arriving.room
             finally:
                 overlay.close()
         return store.runs.update(run.id, state="kept", command=command)
@@ -57,10 +64,13 @@ def make_run(
 class _Arriving:
     """One layer."""
 
-    def __init__(self, overlay: Overlay, store: Store, run_id: str) -> None:
+    def __init__(self, overlay: Overlay, store: Store, run_id: str, room: int, store_limit: int | None) -> None:
         self._overlay = overlay
         self._store = store
         self._run_id = run_id
+        self._store_limit = store_limit
+        self.room = room
+        """bytes of content that may come before somebody has to look at the store again"""
         self._times: dict[bytes, int] = {}
         """of directories, to be set last"""
 
@@ -148,10 +158,21 @@ class _Arriving:
             at = 0
             with open_() as content:
                 while data := content.read(_CHUNK):
+                    self._make_room(len(data))
                     self._ask(self._overlay.write, handle, at, data)
                     at += len(data)
         finally:
             self._overlay.release(handle)
+
+    def _make_room(self, more: int) -> None:
+        """For so many bytes more: what has arrived may have taken up less than it seems, and other things may go."""
+        if self.room < more:
+            self._seal()
+            use = make_room(self._store, limit=self._store_limit, wanted=more).after
+            if use.room < more:
+                raise StoreLimit(f"{full(use)}; nothing was imported")
+            self.room = use.room
+        self.room -= more
 
     def _attributes(self, node: Node, arrival: Arrival) -> None:
         uid, gid = arrival.uid, arrival.gid

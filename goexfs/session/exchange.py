@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Literal, get_args
 
 from goexfs.session import checks
 from goexfs.session.handle import RunHandle
+from goexfs.session.home import store_limit
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths
 from snapshots.errors import ExportFailed, ImportRefused
@@ -153,7 +154,8 @@ def import_run(
 ) -> RunHandle:  # fmt: skip
     """A kept run over ``base`` with what a file or directory holds; the base is only read.
 
-    Raises ``ImportRefused`` (and ``BaseError``, ``NestedStore``, ``RunExists``, store errors): then there is no run.
+    Raises ``ImportRefused``, ``StoreLimit`` when the store may not grow by so much (and ``BaseError``,
+    ``NestedStore``, ``RunExists``, store errors): then there is no run.
     """
     from goexfs.session.arriving import make_run
     from snapshots.exchange.arrivals import checked
@@ -163,7 +165,8 @@ def import_run(
     found = form or form_of(place)
     source = readable(os.fsencode(place))
     layers = (checked(layer, source=source, most_bytes=limit) for layer in _layers(place, found, path))
-    record = make_run(store, path, layers, name=name, command=("import", os.path.basename(place.rstrip("/"))))
+    command = ("import", os.path.basename(place.rstrip("/")))
+    record = make_run(store, path, layers, name=name, command=command, store_limit=store_limit())
     return RunHandle(store, record)
 
 

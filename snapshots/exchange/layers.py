@@ -6,8 +6,9 @@ names gone here and all of its nodes there.  Belongs to the thread of the sides'
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
+
+from msgspec.structs import replace
 
 from snapshots.base import BaseTree
 from snapshots.basepaths import BasePaths, join, split

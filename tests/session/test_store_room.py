@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import io
 import os
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,25 @@ def test_on_the_command_line(goexfs_home: Path, fresh_base: Path, monkeypatch: p
     monkeypatch.delenv("GOEXFS_STORE_LIMIT")
     assert "of the 1.0 GiB" in command("gc", "--store-limit", "1G").stdout
     assert command.json("gc", "--dry-run")["use"]["limit"] == 1 << 30
+
+
+def test_an_import_keeps_to_the_limit(
+    goexfs_home: Path, fresh_base: Path, area: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, count in (("small", 3), ("large", 20)):
+        with tarfile.open(area / f"{name}.tar", "w") as archive:
+            for number in range(count):
+                member = tarfile.TarInfo(f"{name}{number}")
+                member.size = MIB
+                archive.addfile(member, io.BytesIO(os.urandom(MIB)))
+    monkeypatch.setenv("GOEXFS_STORE_LIMIT", "12M")
+    command = Command(fresh_base)
+    assert command("import", str(area / "small.tar")).returncode == 0
+    refused = command("import", str(area / "large.tar"))
+    assert refused.returncode == STATUS[StoreLimit] and refused.stderr.count("\n") == 1
+    assert "nothing was imported" in refused.stderr and len(command.json("ls")["runs"]) == 1
+    with goexfs.open_store() as store:
+        assert store.use().used < 12 * MIB
 
 
 def test_the_example_of_the_documentation(goexfs_home: Path, area: Path, capsys: pytest.CaptureFixture[str]) -> None:
