@@ -9,6 +9,7 @@ every overlayfs follows redirects.  Knows no run.
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -27,23 +28,35 @@ def write(items: Sequence[Item], directory: Path) -> list[str]:
     """Fill an empty directory; what it cannot carry, one line each."""
     left_out: list[str] = []
     root = os.fsencode(directory)
-    times: list[tuple[bytes, int]] = []
+    directories: list[Item] = []
     for item in items:
-        path = join(root, item.path) if item.path else root
-        try:
-            _write(item, path, root, left_out)
-        except OSError as error:
-            raise ExportFailed(
-                f"{readable(item.path) or '.'} cannot be written to {readable(root)}: {error.strerror}"
-            ) from None
+        with _explained(item, root):
+            _write(item, root, left_out)
         if item.side is not None and item.side.is_dir:
-            times.append((path, item.side.mtime_ns))
-    for path, mtime_ns in reversed(times):
-        os.utime(path, ns=(mtime_ns, mtime_ns))
+            directories.append(item)
+    # Last, and the lowest first: until then their lists and modes must not meet what is made in them.
+    for item in reversed(directories):
+        with _explained(item, root):
+            _attributes(item, root, left_out)
     return left_out
 
 
-def _write(item: Item, path: bytes, root: bytes, left_out: list[str]) -> None:
+@contextmanager
+def _explained(item: Item, root: bytes) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExportFailed(
+            f"{readable(item.path) or '.'} cannot be written to {readable(root)}: {error.strerror}"
+        ) from None
+
+
+def _place(item: Item, root: bytes) -> bytes:
+    return join(root, item.path) if item.path else root
+
+
+def _write(item: Item, root: bytes, left_out: list[str]) -> None:
+    path = _place(item, root)
     side = item.side
     if side is None:
         os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))
@@ -54,7 +67,8 @@ def _write(item: Item, path: bytes, root: bytes, left_out: list[str]) -> None:
     if side.is_dir:
         if item.path:
             os.mkdir(path, 0o700)
-    elif side.target is not None:
+        return
+    if side.target is not None:
         os.symlink(side.target, path)
     elif stat.S_ISREG(side.mode):
         _write_content(item, path)
@@ -63,6 +77,12 @@ def _write(item: Item, path: bytes, root: bytes, left_out: list[str]) -> None:
         return
     else:
         os.mknod(path, stat.S_IFMT(side.mode) | 0o600, side.rdev)
+    _attributes(item, root, left_out)
+
+
+def _attributes(item: Item, root: bytes, left_out: list[str]) -> None:
+    side, path = item.side, _place(item, root)
+    assert side is not None
     try:
         os.lchown(path, side.uid, side.gid)
     except PermissionError:
@@ -74,8 +94,7 @@ def _write(item: Item, path: bytes, root: bytes, left_out: list[str]) -> None:
             os.setxattr(path, name, value, follow_symlinks=False)
         except OSError:
             left_out.append(f"{readable(item.path) or '.'}: the extended attribute {readable(name)}")
-    if not side.is_dir:
-        os.utime(path, ns=(side.mtime_ns, side.mtime_ns), follow_symlinks=False)
+    os.utime(path, ns=(side.mtime_ns, side.mtime_ns), follow_symlinks=False)
 
 
 def _write_content(item: Item, path: bytes) -> None:

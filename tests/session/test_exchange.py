@@ -177,9 +177,10 @@ def apply_layer(archive, root):
                 if target.is_symlink() or (target.exists() and not (target.is_dir() and member.isdir())):
                     remove(target)
                 layer.extract(member, root, numeric_owner=True, **trusted)
-                for key, value in member.pax_headers.items():
-                    if key.startswith("SCHILY.xattr."):
-                        os.setxattr(target, key[13:], os.fsencode(value), follow_symlinks=False)
+        for member in reversed(members):  # of directories last, as tar does: what is in them must not inherit
+            for key, value in member.pax_headers.items():
+                if key.startswith("SCHILY.xattr."):
+                    os.setxattr(root / member.name, key[13:], os.fsencode(value), follow_symlinks=False)
 
 
 def remove(path):
