@@ -19,12 +19,12 @@ from bench.trees import Trees
 from goexfs.fuse import rewinding
 from goexfs.fuse.recording import Recording
 from goexfs.overlay import Dir, Overlay, store_batch
-from snapshots.base import BaseTree
-from snapshots.forks import fork
-from snapshots.history import History
-from snapshots.recovery import recover
-from snapshots.rewind import Aim, rewind
-from snapshots.store import Store
+from snapshots.history.forks import fork
+from snapshots.history.history import History
+from snapshots.history.recovery import recover
+from snapshots.history.rewind import Aim, rewind
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
 
 SIZES = (10, 100, 1_000, 10_000, 100_000)
 SMALL_BASE = 10

@@ -6,8 +6,8 @@ nothing of events that were lost, nor of a base that was moved; it walks into wh
 among it; and it holds every rename back for half a second.  Knows no overlay: what happens is reported through
 callbacks.
 
-Directories are reached by descriptors (`snapshots.base`), so neither a long path nor a symlink leads astray.  Other
-filesystems mounted below the base are not watched, nor is what is hidden from the run.
+Directories are reached by descriptors (`snapshots.layers.base`), so neither a long path nor a symlink leads astray.
+Other filesystems mounted below the base are not watched, nor is what is hidden from the run.
 
 Threading: watches are made in a worker thread, events are read in watchdog's thread, callbacks run on the event
 loop's.
@@ -24,8 +24,8 @@ from contextlib import suppress
 import trio
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
-from snapshots.base import BaseDir, BaseTree
 from snapshots.errors import BaseError
+from snapshots.layers.base import BaseDir, BaseTree
 
 GATHER_SECONDS = 0.02
 """how long events are gathered before they are passed on: what comes in a burst is looked at once"""

@@ -1,8 +1,9 @@
 """Content store and history of runs: objects, entries, diff, merge, gc, fsck.  Never imports goexfs.
 
 The public names; each is imported from its module when it is first asked for, so that a program pays only for what it
-uses.  Functions that have the name of their module are asked for there: ``from snapshots.gc import gc``,
-``from snapshots.fsck import fsck``, ``from snapshots.diff import diff``, ``from snapshots.merge import merge``.
+uses.  Functions that have the name of their module are asked for there: ``from snapshots.upkeep.gc import gc``,
+``from snapshots.upkeep.fsck import fsck``, ``from snapshots.review.diff import diff``, ``from snapshots.merging.merge
+import merge``.
 """
 
 import importlib
@@ -24,24 +25,24 @@ if TYPE_CHECKING:
         Origin,
         UpperState,
     )
-    from snapshots.findings import Finding, FsckReport, Kind
-    from snapshots.gc import GcReport
-    from snapshots.objects import Objects
-    from snapshots.runs import Run, RunLock, Runs
-    from snapshots.store import Store
-    from snapshots.upper import Upper, Usage
+    from snapshots.storage.objects import Objects
+    from snapshots.storage.runs import Run, RunLock, Runs
+    from snapshots.storage.store import Store
+    from snapshots.storage.upper import Upper, Usage
+    from snapshots.upkeep.findings import Finding, FsckReport, Kind
+    from snapshots.upkeep.gc import GcReport
 
 _HOMES = {
     "snapshots.entries": (
         "FIRST_NEW_INO INLINE_LIMIT ROOT_INO WHITEOUT"
         " Changed Checkpoint Content Entry Extent Identity Link Origin UpperState"
     ),
-    "snapshots.findings": "Finding FsckReport Kind",
-    "snapshots.gc": "GcReport",
-    "snapshots.objects": "Objects",
-    "snapshots.runs": "Run RunLock Runs",
-    "snapshots.store": "Store",
-    "snapshots.upper": "Upper Usage",
+    "snapshots.upkeep.findings": "Finding FsckReport Kind",
+    "snapshots.upkeep.gc": "GcReport",
+    "snapshots.storage.objects": "Objects",
+    "snapshots.storage.runs": "Run RunLock Runs",
+    "snapshots.storage.store": "Store",
+    "snapshots.storage.upper": "Upper Usage",
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -163,8 +163,8 @@ class Hidden(msgspec.Struct, frozen=True, array_like=True):
     identity: Identity
     """the base inode as the run saw it last"""
     below: bytes
-    """of a directory that the run emptied first: ``snapshots.hidden.digest`` of what it had hidden in there; empty for
-    other kinds, and when that is not known"""
+    """of a directory that the run emptied first: ``snapshots.review.hidden.digest`` of what it had hidden in there;
+    empty for other kinds, and when that is not known"""
 
 
 class Link(msgspec.Struct, frozen=True, array_like=True):

@@ -23,6 +23,11 @@ LAYERS = (
 )  # fmt: skip
 """From the lowest to the highest; a module imports from its own layer and from lower ones."""
 
+SHELVES = ("storage", "layers", "history", "review", "merging", "upkeep", "exchange")
+"""The packages of ``snapshots``, in the same order; what lies beside them (entries, names, …) is below all."""
+UPWARDS = {("snapshots.storage.store", "snapshots.history.logbook")}
+"""A discard folds the log of a run, for its forks: the one import that goes up."""
+
 BARRED = {
     "snapshots": ("goexfs", "click", "rich", "pyfuse3", "trio", "watchdog", "platformdirs"),
     "goexfs.policy": ("pyfuse3", "trio", "click", "rich", "sqlite3", "watchdog"),
@@ -113,6 +118,17 @@ def test_imports_go_downwards_only(name: str) -> None:
         barred = LAYERS[layer + 1 :] + BARRED[LAYERS[layer]]
     wrong = [f"{line}: {target}" for line, target in imported(name) if any(inside(target, each) for each in barred)]
     assert not wrong, f"{MODULES[name]} imports {wrong}"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if inside(name, "snapshots") and name != "snapshots"])
+def test_the_library_has_an_order_of_its_own(name: str) -> None:
+    shelf = name.split(".")[1]
+    above = SHELVES[SHELVES.index(shelf) + 1 :] if shelf in SHELVES else SHELVES
+    up = {
+        ".".join(target.split(".")[:3]) for _, target in imported(name)
+        if any(inside(target, f"snapshots.{each}") for each in above)
+    }  # fmt: skip
+    assert {(name, target) for target in up} <= UPWARDS
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if inside(name, "snapshots")])

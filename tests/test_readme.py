@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.runs import ID_LENGTH
+from snapshots.storage.runs import ID_LENGTH
 from tests.support.commands import CHECKOUT, command_directory
 
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -48,7 +48,7 @@ def test_a_server_loads_only_what_it_serves_with() -> None:
     modules, version, later = done.stdout.splitlines()
     unwanted = {
         "click", "rich", "pygit2", "watchdog", "asyncio", "ssl", "hmac", "hashlib", "email", "zipfile", "json",
-        "goexfs.session.agent", "goexfs.fuse.rewinding", "snapshots.diff", "snapshots.logbook",
+        "goexfs.session.agent", "goexfs.fuse.rewinding", "snapshots.review.diff", "snapshots.history.logbook",
     }  # fmt: skip
     assert not set(modules.split()) & unwanted
     assert version == importlib.metadata.version("pyfuse3")

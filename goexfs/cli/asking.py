@@ -16,10 +16,10 @@ import click
 from goexfs.cli import summary
 from goexfs.cli.dress import dressed
 from goexfs.cli.output import count, printable, quoted, styled
-from snapshots.basepaths import split as split_path
-from snapshots.changes import Change, Status
-from snapshots.choosing import Chosen
-from snapshots.hunks import RENAME, WHOLE, Hunk, Parts, apply, edited, parts, split, unified
+from snapshots.layers.basepaths import split as split_path
+from snapshots.merging.choosing import Chosen
+from snapshots.merging.hunks import RENAME, WHOLE, Hunk, Parts, apply, edited, parts, split, unified
+from snapshots.review.changes import Change, Status
 
 HELP = (
     ("y", "merge this {what}"),
@@ -90,7 +90,7 @@ class _Quit(Exception):
 
 
 class Questions:
-    """One conversation about groups of changes (see ``snapshots.partial.together``)."""
+    """One conversation about groups of changes (see ``snapshots.merging.partial.together``)."""
 
     def __init__(
         self, groups: Sequence[list[Change]], moved: Collection[bytes] = (), *, color: bool, place: str

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from goexfs.secondlook import Mark, SecondLook
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
+    from snapshots.review.changes import Change
 
 MOST_SHOWN = 5
 """Paths of one kind that are listed; the others are counted."""

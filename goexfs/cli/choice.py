@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
+    from snapshots.review.changes import Change
 
 
 def choice(
@@ -30,7 +30,7 @@ def choice(
         raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
     from pathspec import GitIgnoreSpec
 
-    from snapshots.basepaths import is_below
+    from snapshots.layers.basepaths import is_below
 
     below = [path_in(run, path) for path in paths]
     # A path below a further base is absolute, and must not be taken for one that is relative.

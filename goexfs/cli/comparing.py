@@ -16,8 +16,8 @@ from snapshots.errors import RunAmbiguous, RunError, RunUnknown
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
-    from snapshots.changes import Change
-    from snapshots.content import Readable
+    from snapshots.layers.content import Readable
+    from snapshots.review.changes import Change
 
 SHORTEST_ID = 4
 """Characters from which on the beginning of an id is taken for a run where a path could be meant as well."""
@@ -53,7 +53,7 @@ class Comparison:
         if is_before and self.before is None:
             part, below = self.run.find(path)
             return _in_base(part.base, below)
-        from snapshots.content import BytesContent
+        from snapshots.layers.content import BytesContent
 
         run, at = self.before if is_before and self.before is not None else (self.run, self.at)
         try:
@@ -64,10 +64,10 @@ class Comparison:
 
 
 def _in_base(base: bytes, path: bytes) -> "Readable | None":
-    from snapshots.base import BaseTree
-    from snapshots.basepaths import BasePaths
-    from snapshots.content import open_base
     from snapshots.errors import BaseChanged
+    from snapshots.layers.base import BaseTree
+    from snapshots.layers.basepaths import BasePaths
+    from snapshots.layers.content import open_base
 
     with BaseTree(base) as tree:
         try:
@@ -111,7 +111,7 @@ def _point(store: "RunStore", word: str) -> Point | None:
 
 def note_unknown(run: "RunHandle", paths: Sequence[bytes], changes: Sequence["Change"]) -> None:
     """A mistyped path must not look like an unchanged one."""
-    from snapshots.basepaths import is_below
+    from snapshots.layers.basepaths import is_below
 
     touched = [path for change in changes for path in (change.path, change.old_path) if path is not None]
     for path in paths:

@@ -110,7 +110,7 @@ def _line(text: str, sign: bytes, color: bool) -> str:
 
 def _emphasized(block: list[bytes], removed: list[bytes], added: list[bytes]) -> Iterator[bytes]:
     """Line by line as in the patch, with the words that differ standing out."""
-    from snapshots.words import words
+    from snapshots.review.words import words
 
     pieces = list(words(_text(removed), _text(added)))
     same = sum(len(piece) for sign, piece in pieces if sign == " " and not piece.isspace())
@@ -148,7 +148,7 @@ def _split(pieces: list[tuple[str, bytes]], own: str) -> list[list[tuple[bool, b
 
 def _as_words(removed: list[bytes], added: list[bytes], color: bool, *, plain: bool) -> Iterator[bytes]:
     """One text of both sides, as ``git diff --word-diff`` has it."""
-    from snapshots.words import words
+    from snapshots.review.words import words
 
     if not removed and not added:
         return

@@ -11,7 +11,7 @@ import click
 from goexfs.cli import effecttext
 from goexfs.cli.output import count, note, print_json, printable, use_color
 from goexfs.cli.params import ANY_PATH, RUN, content, json_option
-from snapshots.effects import Effect, Undo
+from snapshots.storage.effects import Effect, Undo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,7 +63,7 @@ def list_command(ref: str | None, as_json: bool) -> None:
 def _list(ref: str | None, as_json: bool) -> None:
     import goexfs
     from goexfs.effects.documents import effect_fields
-    from snapshots.ledger import runs_with_open_effects
+    from snapshots.storage.ledger import runs_with_open_effects
 
     with goexfs.open_store(create=False) as store:
         refs = runs_with_open_effects(store.store) if ref is None else [ref]

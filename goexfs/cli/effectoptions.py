@@ -11,7 +11,7 @@ import click
 from goexfs.cli.typed import typed
 
 if TYPE_CHECKING:
-    from snapshots.effects import Effect
+    from snapshots.storage.effects import Effect
 
 effects_option = click.option(
     "--effects", "effects", type=click.Choice(["run", "skip"]),

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from goexfs.cli.output import command_line, count, printable, size, styled
-from snapshots.effects import Call, Effect, Http, Request, Sql, State, Undo
+from snapshots.storage.effects import Call, Effect, Http, Request, Sql, State, Undo
 
 MOST_WIDTH = 200
 _COLORS = {"done": "green", "failed": "red", "unknown": "red", "planned": "yellow", "prepared": "yellow"}

@@ -130,7 +130,7 @@ def describe(error: BaseException) -> list[str]:
 
 def _conflict(conflict: object) -> str:
     from goexfs.cli.output import printable, quoted
-    from snapshots.plan import PathConflict
+    from snapshots.merging.plan import PathConflict
 
     if isinstance(conflict, PathConflict):
         return f"{quoted(conflict.path or b'.')}: {printable(conflict.message)}"

@@ -17,8 +17,8 @@ from goexfs.cli.params import ANY_PATH, POINT, RUN, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
-    from snapshots.history import Snapshot
-    from snapshots.rewind import Rewound
+    from snapshots.history.history import Snapshot
+    from snapshots.history.rewind import Rewound
 
 CHUNK = 1 << 20
 MOST_LEFT = 10
@@ -123,7 +123,7 @@ def fork_command(ref: str, name: str | None, as_json: bool) -> None:
 @contextmanager
 def fork_to_merge(store: "RunStore", run: "RunHandle", at: str) -> "Iterator[RunHandle]":
     """A fork of a run at a point, for as long as it takes to merge it; what a partial merge leaves of it stays."""
-    from snapshots.mergelog import MergeLog
+    from snapshots.merging.mergelog import MergeLog
 
     with run.as_it_was(at) as fork:
         yield fork

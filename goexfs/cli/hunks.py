@@ -14,9 +14,9 @@ from goexfs.cli.params import ANY_PATH, POINT, color_option, json_option, path_i
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
-    from snapshots.choosing import Chosen
-    from snapshots.hunks import Parts
+    from snapshots.merging.choosing import Chosen
+    from snapshots.merging.hunks import Parts
+    from snapshots.review.changes import Change
 
 
 @click.command("hunks", short_help="List the parts in which a run's changes can be merged.")
@@ -46,8 +46,8 @@ def hunks_command(ref: str, paths: tuple[bytes, ...], color: str, as_json: bool)
 
 
 def _fields(change: "Change", found: "Parts") -> dict[str, Any]:
-    from snapshots.changes import as_json
-    from snapshots.hunks import split, unified
+    from snapshots.merging.hunks import split, unified
+    from snapshots.review.changes import as_json
 
     fields = as_json(change)
     parts: list[dict[str, Any]] = [{"id": found.lead}] if found.lead is not None else []
@@ -64,7 +64,7 @@ def _fields(change: "Change", found: "Parts") -> dict[str, Any]:
 
 def _lines(listed: "list[tuple[Change, Parts]]", color: bool) -> Iterator[bytes]:
     from goexfs.cli.dress import dressed
-    from snapshots.hunks import unified
+    from snapshots.merging.hunks import unified
 
     for change, found in listed:
         yield styled(f"{change.status} {quoted(change.path)}", color, bold=True).encode() + b"\n"
@@ -108,7 +108,7 @@ def _read(source: IO[bytes]) -> "dict[bytes, Chosen]":
     import base64
     import json
 
-    from snapshots.choosing import Chosen
+    from snapshots.merging.choosing import Chosen
 
     name = getattr(source, "name", "-")
     try:

@@ -16,7 +16,7 @@ from goexfs.cli.output import age, count, note, on_terminal, print_json, print_t
 from goexfs.cli.params import ANY_PATH, below_base, color_option, json_option
 from goexfs.session.channel import Asked, Snapshot, ask
 from goexfs.session.errors import NotInside
-from snapshots.effects import Command, Effect
+from snapshots.storage.effects import Command, Effect
 
 OWN = "@"
 """How the own run may be called, where a RUN is expected outside."""

@@ -17,8 +17,8 @@ from goexfs.cli.output import note, print_json, printable
 from goexfs.cli.params import ANY_PATH, content, json_option
 from goexfs.effects import documents
 from goexfs.session.channel import ASK_SECONDS, Asked, ask
-from snapshots.effects import Command, Effect, Http, Request, Sql, State
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Command, Effect, Http, Request, Sql, State
 
 key_option = click.option("--key", default="", metavar="KEY", help="Trying again under this key is harmless.")
 irreversible_option = click.option("--irreversible", is_flag=True, help="It cannot be undone.")

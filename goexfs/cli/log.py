@@ -16,9 +16,9 @@ from goexfs.cli.params import ANY_PATH, POINT, json_option, path_in
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
-    from snapshots.journal import Process
-    from snapshots.log import Event, Log
+    from snapshots.history.journal import Process
+    from snapshots.history.log import Event, Log
+    from snapshots.review.changes import Change
 
 UNKNOWN = "an unknown process"
 COMMAND_WIDTH = 60
@@ -36,7 +36,7 @@ def log_command(ref: str, paths: tuple[bytes, ...], follow: bool, as_json: bool)
     been acknowledged; with a POINT only what came before it.
     """
     import goexfs
-    from snapshots.log import below
+    from snapshots.history.log import below
 
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)
@@ -85,7 +85,7 @@ def event_line(log: "Log", event: "Event") -> str:
 
 def record_name(log: "Log", number: int) -> str:
     """``#123``; ``RUN@#123`` for one of the run that this is a fork of."""
-    from snapshots.logbook import generation, own_number
+    from snapshots.history.logbook import generation, own_number
 
     whose = generation(number)
     return f"{log.parents[whose - 1]}@#{own_number(number)}" if whose else f"#{number}"
@@ -102,7 +102,7 @@ def _command(process: "Process") -> str:
 
 def event_fields(log: "Log", event: "Event") -> dict[str, Any]:
     """An event as JSON, with the command that made it."""
-    from snapshots.logbook import generation, own_number
+    from snapshots.history.logbook import generation, own_number
     from snapshots.names import text_fields
 
     process, whose = log.processes.get(event.process), generation(event.number)
@@ -126,7 +126,7 @@ def event_fields(log: "Log", event: "Event") -> dict[str, Any]:
 
 def process_fields(process: "Process") -> dict[str, Any]:
     """A process as JSON; ``parent`` is a number of ``processes``."""
-    from snapshots.logbook import own_number
+    from snapshots.history.logbook import own_number
     from snapshots.names import text_fields
 
     return {
@@ -160,7 +160,7 @@ def blame_command(ref: str, path: bytes, as_json: bool) -> None:
     """
     import goexfs
     from snapshots.errors import RunError
-    from snapshots.log import blame
+    from snapshots.history.log import blame
     from snapshots.names import readable
 
     with goexfs.open_store(create=False) as store:

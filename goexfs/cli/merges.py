@@ -17,8 +17,8 @@ from goexfs.cli.params import json_option
 if TYPE_CHECKING:
     from goexfs.session import RunStore
     from goexfs.session.merged import Merge
-    from snapshots.mergelog import MergeRecord
-    from snapshots.undo import UndoResult
+    from snapshots.merging.mergelog import MergeRecord
+    from snapshots.merging.undo import UndoResult
 
 
 @click.command("merges", short_help="List what was merged, and what can be undone.")
@@ -64,7 +64,7 @@ def undo_command(
     """
     import goexfs
     from snapshots.errors import Conflict
-    from snapshots.undo import latest
+    from snapshots.merging.undo import latest
 
     with goexfs.open_store(create=False) as store:
         wanted = number if number is not None else latest(store.store, os.getcwdb())
@@ -149,8 +149,8 @@ def _fields(merge: "Merge") -> dict[str, Any]:
 
 
 def _conflicts(conflicts: tuple[object, ...]) -> list[dict[str, Any]]:
+    from snapshots.merging.plan import PathConflict
     from snapshots.names import text_fields
-    from snapshots.plan import PathConflict
 
     return [
         {**text_fields("path", conflict.path), "kind": str(conflict.kind), "message": conflict.message}

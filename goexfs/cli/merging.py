@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from goexfs.secondlook import SecondLook
     from goexfs.session import RunHandle
     from goexfs.session.effects import Wish
-    from snapshots.changes import Change
-    from snapshots.merge import MergeResult
+    from snapshots.merging.merge import MergeResult
+    from snapshots.review.changes import Change
 
 
 @click.command("merge", short_help="Bring what a run changed into its base.", cls=SidesCommand)

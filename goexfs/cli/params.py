@@ -94,7 +94,7 @@ ANY_PATH = click.Path(path_type=bytes, readable=False)
 
 def _occasions(ctx: click.Context, param: click.Parameter, words: tuple[str, ...]) -> tuple[str, ...]:
     from snapshots.errors import RunError
-    from snapshots.occasions import parse_occasions
+    from snapshots.history.occasions import parse_occasions
 
     if words:
         try:

@@ -53,7 +53,7 @@ def rejected_command(ref: str, as_json: bool) -> None:
     """
     import goexfs
     from goexfs.cli.dress import dressed
-    from snapshots import rejections
+    from snapshots.merging import rejections
 
     with goexfs.open_store(create=False) as store:
         run, at = store.point(ref)

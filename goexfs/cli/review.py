@@ -17,8 +17,8 @@ from goexfs.cli.params import ANY_PATH, POINT, color_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
-    from snapshots.content import Readable
+    from snapshots.layers.content import Readable
+    from snapshots.review.changes import Change
 
 DIFFERENT = 1
 
@@ -120,7 +120,7 @@ def print_changes(compared: Comparison, changes: Sequence["Change"], style: Styl
 def _printed(
     compared: Comparison, changes: Sequence["Change"], style: Style, form: str, colored: bool
 ) -> Iterable[bytes]:
-    from snapshots.patch import patch
+    from snapshots.review.patch import patch
 
     if form == "name-status":
         return summary.name_status(changes, zero=style.zero, color=colored and not style.zero)
@@ -138,7 +138,7 @@ def _of_part(
     compared: Comparison, number: int, changes: Sequence["Change"], style: Style, form: str
 ) -> Iterator[bytes]:
     """The patch of one base; where there are several each begins with a line that names it, which is no part of it."""
-    from snapshots.patch import patch
+    from snapshots.review.patch import patch
 
     if len(compared.run.parts) > 1:
         yield f"In {quoted(compared.run.parts[number].base)}:\n".encode()

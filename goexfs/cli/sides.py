@@ -15,9 +15,9 @@ from goexfs.cli.output import note, quoted
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
-    from snapshots.changes import Change
-    from snapshots.merge import MergeResult
-    from snapshots.settle import Resolve, Settled
+    from snapshots.merging.merge import MergeResult
+    from snapshots.merging.settle import Resolve, Settled
+    from snapshots.review.changes import Change
 
 _ALL = "**"
 _SIDES = {
@@ -61,7 +61,7 @@ def resolve_by(
     """What the three options say; None when none was given."""
     if not ours and not theirs and not markers:
         return None
-    from snapshots.settle import by_pattern
+    from snapshots.merging.settle import by_pattern
 
     def patterns(given: Sequence[str]) -> list[str]:
         return [each if each == _ALL else pattern_of(run, each) for each in given]
@@ -103,8 +103,8 @@ def settled_fields(settled: "Iterable[Settled]") -> list[dict[str, Any]]:
 
 def conflict_fields(conflicts: Iterable[object]) -> list[dict[str, Any]]:
     """Conflicts as JSON."""
+    from snapshots.merging.plan import PathConflict
     from snapshots.names import text_fields
-    from snapshots.plan import PathConflict
 
     return [
         {

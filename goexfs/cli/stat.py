@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from goexfs.cli.output import count, on_terminal, styled, visible
 
 if TYPE_CHECKING:
-    from snapshots.changes import Change
+    from snapshots.review.changes import Change
 
 _NARROW = 80
 _MOST_BAR = 40
@@ -36,7 +36,7 @@ Sizes = Mapping[bytes, tuple[int, int]]
 
 def sizes(changes: Iterable["Change"]) -> Sizes:
     """What a patch does not say of binary files."""
-    from snapshots.patch import quoted
+    from snapshots.review.patch import quoted
 
     return {
         quoted(each.path): (each.before.size if each.before else 0, each.after.size if each.after else 0)

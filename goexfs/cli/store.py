@@ -27,10 +27,10 @@ from goexfs.cli.progress import progress
 
 if TYPE_CHECKING:
     from goexfs.session import RunHandle, RunStore
-    from snapshots.bound import Use
-    from snapshots.findings import FsckReport
-    from snapshots.gc import GcReport
-    from snapshots.room import Waste
+    from snapshots.storage.bound import Use
+    from snapshots.upkeep.findings import FsckReport
+    from snapshots.upkeep.gc import GcReport
+    from snapshots.upkeep.room import Waste
 
 FINDINGS = 1
 _STYLES = {"active": "green", "kept": "", "crashed": "red", "merged": "dim", "discarded": "dim"}

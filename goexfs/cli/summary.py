@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from goexfs.cli.output import count, quoted, styled
 
 if TYPE_CHECKING:
-    from snapshots.changes import Change
+    from snapshots.review.changes import Change
 
 WORDS = {
     "A": "added", "M": "modified", "D": "deleted", "R": "renamed", "C": "copied", "T": "type changed",
@@ -107,6 +107,6 @@ def name_status(changes: Iterable["Change"], *, zero: bool = False, color: bool 
 
 def fields(changes: Iterable["Change"]) -> list[dict[str, Any]]:
     """The changes as JSON values."""
-    from snapshots.changes import as_json
+    from snapshots.review.changes import as_json
 
     return [as_json(change) for change in changes]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from goexfs.secondlook import SecondLook
     from goexfs.session import Completed, RunHandle, Session
-    from snapshots.changes import Change
+    from snapshots.review.changes import Change
 
 ANSWERS = {"m": "merge", "k": "keep", "x": "discard", "d": "diff"}
 """Key -> answer.  Discarding has a key far from all others: it is the one that cannot be taken back."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from goexfs.effects import commands
 from goexfs.effects.outcome import Outcome
-from snapshots.effects import Call
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Call
 
 MOST_ARGUMENTS = 1 << 20
 """bytes of JSON"""

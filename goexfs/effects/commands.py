@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Mapping
 
 from goexfs.effects.outcome import Outcome, tail
-from snapshots.effects import State
 from snapshots.names import readable
+from snapshots.storage.effects import State
 
 SECONDS = 3600.0
 """How long a program may take."""

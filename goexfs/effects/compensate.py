@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable
 
 from goexfs.effects.attempts import attempts
 from goexfs.effects.outcome import Outcome
-from snapshots import durable
-from snapshots.effects import Effect, State, Undo
 from snapshots.errors import EffectFailed
-from snapshots.ledger import Ledger
+from snapshots.storage import durable
+from snapshots.storage.effects import Effect, State, Undo
+from snapshots.storage.ledger import Ledger
 
 Runner = Callable[[Effect], Outcome]
 """Runs the compensation of an effect once."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from snapshots.effects import Call, Command, Effect, Http, Request, Sql
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Call, Command, Effect, Http, Request, Sql
 
 
 class _Http(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):

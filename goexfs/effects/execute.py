@@ -13,10 +13,10 @@ from typing import NamedTuple
 from goexfs.effects import calls, commands, connections, postgresql, sqlite, web
 from goexfs.effects.attempts import attempts
 from goexfs.effects.outcome import Outcome
-from snapshots import durable
-from snapshots.effects import Call, Command, Effect, Http, Sql, State
 from snapshots.errors import EffectError, EffectFailed
-from snapshots.ledger import Ledger
+from snapshots.storage import durable
+from snapshots.storage.effects import Call, Command, Effect, Http, Sql, State
+from snapshots.storage.ledger import Ledger
 
 
 class Done(NamedTuple):

@@ -5,7 +5,7 @@ Owns the value that all who carry out requests return.  Any thread.
 
 from typing import NamedTuple
 
-from snapshots.effects import State
+from snapshots.storage.effects import State
 
 MOST_OUTPUT = 3000
 

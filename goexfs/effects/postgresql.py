@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from goexfs.effects.outcome import Outcome
-from snapshots import durable
-from snapshots.effects import Effect, Sql, State
 from snapshots.errors import EffectError
+from snapshots.storage import durable
+from snapshots.storage.effects import Effect, Sql, State
 
 CONNECT_SECONDS = 10
 _LIMITS = "SET LOCAL lock_timeout = '10s'; SET LOCAL statement_timeout = '60s'"

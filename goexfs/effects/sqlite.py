@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from goexfs.effects.outcome import Outcome
-from snapshots import durable
-from snapshots.effects import State
+from snapshots.storage import durable
+from snapshots.storage.effects import State
 
 MARKS = "goexfs_effects"
 BUSY_SECONDS = 10.0

@@ -7,10 +7,10 @@ is such a transaction, so every one of this store's is found.  Belongs to the th
 from typing import NamedTuple
 
 from goexfs.effects import connections, postgresql
-from snapshots.effects import Effect, Sql, State
 from snapshots.errors import EffectError
-from snapshots.ledger import all_effects
-from snapshots.store import Store
+from snapshots.storage.effects import Effect, Sql, State
+from snapshots.storage.ledger import all_effects
+from snapshots.storage.store import Store
 
 
 class Stray(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 
 from goexfs.effects.connections import headers_for, origin
 from goexfs.effects.outcome import Outcome, tail
-from snapshots.effects import Http, State
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Http, State
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0

@@ -11,11 +11,11 @@ import trio
 
 from goexfs.fuse.service import Service
 from snapshots.errors import GoexfsError
-from snapshots.occasions import Occasions
+from snapshots.history.occasions import Occasions
 
 if TYPE_CHECKING:
-    from snapshots.history import Kind
-    from snapshots.store import Store
+    from snapshots.history.history import Kind
+    from snapshots.storage.store import Store
 
 TICK_SECONDS = 0.25
 
@@ -51,7 +51,7 @@ async def snapshot(service: Service, run_id: str, kind: "Kind") -> str:
     """Seal, and name what there is then; the name."""
 
     def make(store: "Store") -> str:
-        from snapshots.history import History
+        from snapshots.history.history import History
 
         return History(store, run_id).snapshot(kind=kind).name
 

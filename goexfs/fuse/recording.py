@@ -20,7 +20,7 @@ import msgspec
 from goexfs.fuse.reserve import FULL, Reserve
 from goexfs.fuse.unsynced import Unsynced
 from snapshots.entries import Identity
-from snapshots.journal import Change, JournalWriter, Process, Read
+from snapshots.history.journal import Change, JournalWriter, Process, Read
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""

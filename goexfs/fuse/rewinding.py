@@ -11,12 +11,12 @@ from goexfs.overlay import Invalidation, Overlay
 from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.entries import Checkpoint, UpperState
 from snapshots.errors import RunError
-from snapshots.history import History
-from snapshots.journal import MAX_BODY, Back, encoded_size
-from snapshots.rewind import Aim, goal, record
-from snapshots.states import is_empty
-from snapshots.store import Store
-from snapshots.takeback import Left
+from snapshots.history.history import History
+from snapshots.history.journal import MAX_BODY, Back, encoded_size
+from snapshots.history.rewind import Aim, goal, record
+from snapshots.history.takeback import Left
+from snapshots.storage.states import is_empty
+from snapshots.storage.store import Store
 
 
 class Plan(NamedTuple):
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     """names what was there before; empty when nothing is to change"""
     back: tuple[Back, ...]
     left: tuple[Left, ...]
-    """see ``snapshots.rewind.Rewound``"""
+    """see ``snapshots.history.rewind.Rewound``"""
 
 
 class Done(NamedTuple):

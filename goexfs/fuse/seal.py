@@ -19,7 +19,7 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from snapshots.entries import Content
 from snapshots.errors import StoreError, StoreFull
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 QUIET_NS = 1_000_000_000
 """a run that changed nothing for this long is sealed"""
@@ -164,7 +164,7 @@ class Sealer:
         self._unthinned += more
         now = time.monotonic()
         if self._store is not None and (self._unthinned >= THIN_BYTES or now - self._thinned >= THIN_SECONDS):
-            from snapshots.retention import thin
+            from snapshots.history.retention import thin
 
             self._unthinned, self._thinned = 0, now
             try:

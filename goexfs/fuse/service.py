@@ -34,7 +34,7 @@ from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay, WouldBlock
 from snapshots.errors import RunError
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.fuse.rewinding import Done
@@ -121,10 +121,10 @@ class Service:
         self, position: int, paths: tuple[bytes, ...] = (), process: str = ""
     ) -> "Done":
         """Become what the run was at a position of its journal, or have only these paths become so; with *process* see
-        ``snapshots.rewind.Aim``.  Raises `RunError` (and its kind), `StoreError`.
+        ``snapshots.history.rewind.Aim``.  Raises `RunError` (and its kind), `StoreError`.
         """
         from goexfs.fuse import rewinding
-        from snapshots.rewind import Aim
+        from snapshots.history.rewind import Aim
 
         aim = Aim(position, paths, process)
         if self.adapter.has_writers:

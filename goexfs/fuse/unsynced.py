@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshots import durable
-from snapshots.journal import Change, Range, Spooled, segment_name
+from snapshots.history.journal import Change, Range, Spooled, segment_name
+from snapshots.storage import durable
 
 
 class Unsynced:

@@ -13,11 +13,11 @@ import threading
 from typing import NamedTuple
 
 from goexfs.overlay.nodes import Dir, File
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths, join
 from snapshots.entries import ANCESTOR_LIMIT, Changed, Identity
 from snapshots.errors import GoexfsError
-from snapshots.text import is_text
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths, join
+from snapshots.merging.text import is_text
 
 PATIENCE_S = 2.0
 """for all ancestors of one batch"""

@@ -12,7 +12,7 @@ from goexfs.overlay.nodes import WHITEOUT, Dir, Node
 from goexfs.overlay.records import entry_of, path_of
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
 from snapshots.entries import Changed, Link
-from snapshots.journal import Change, Data
+from snapshots.history.journal import Change, Data
 
 Journal = Callable[[Change], object]
 """Writes one change where it survives the death of the process; OSError when there is no room."""

@@ -20,9 +20,9 @@ from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.descriptors import DescriptorPool
 from goexfs.overlay.reading import EarlyReads, LocalReads
 from goexfs.overlay.working import WorkingFiles
-from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import Content as Record
 from snapshots.entries import Extent, Identity
+from snapshots.layers.base import BaseDir, BaseTree
 from snapshots.ranges import RangeSet
 
 COPY_WHOLE_LIMIT = 1024 * 1024
@@ -35,7 +35,7 @@ _BLOCK = 4096
 
 
 class ObjectReader(Protocol):
-    """What the overlay needs of `snapshots.objects.Objects`."""
+    """What the overlay needs of `snapshots.storage.objects.Objects`."""
 
     def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes | memoryview:
         """Bytes of an object; may raise `WouldBlock`."""

@@ -26,7 +26,7 @@ from goexfs.overlay.meter import held
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.view import View, error
 from snapshots.entries import INLINE_LIMIT, Changed
-from snapshots.journal import Cut, Data, Load, Patch, Range, Spooled, Whole
+from snapshots.history.journal import Cut, Data, Load, Patch, Range, Spooled, Whole
 
 MAX_FILE_SIZE = (1 << 63) - 1
 _WRITING = os.O_ACCMODE | os.O_TRUNC

@@ -24,7 +24,7 @@ from goexfs.overlay.nodes import Dir, File, Node, new_node
 from goexfs.overlay.records import path_of
 from goexfs.policy.matching import FIXED, HIDDEN, MASKED, NO_DELETE, READ_ONLY, Matcher
 from goexfs.policy.rules import Canary, Kind, Policy
-from snapshots.base import BaseDir
+from snapshots.layers.base import BaseDir
 
 _STEP = 16  # more than any set of flags
 

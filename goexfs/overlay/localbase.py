@@ -25,7 +25,7 @@ from typing import TypeVar
 from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.nowait import can_open, open_now, stat_now
 from goexfs.overlay.warming import WALK_SECONDS, fetch, look, read_attributes, read_tree
-from snapshots.base import STAGING_PREFIX, BaseDir, BaseTree
+from snapshots.layers.base import STAGING_PREFIX, BaseDir, BaseTree
 
 WARM_S = 2.0
 """how long what was read just now is taken to be in memory, in seconds"""

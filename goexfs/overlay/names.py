@@ -17,8 +17,8 @@ from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.records import base_path_of, path_of
 from goexfs.overlay.view import NAME_MAX, View, error
 from snapshots.entries import Changed, Hidden
-from snapshots.hidden import digest
-from snapshots.journal import Whole
+from snapshots.history.journal import Whole
+from snapshots.review.hidden import digest
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

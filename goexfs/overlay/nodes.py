@@ -10,8 +10,8 @@ import stat
 
 from goexfs.overlay.content import BaseFile, Content
 from goexfs.overlay.given import Given
-from snapshots.base import BaseDir
 from snapshots.entries import Ancestor, Hidden, Identity
+from snapshots.layers.base import BaseDir
 
 _MODES: dict[int, int] = {}
 """every mode that was ever seen"""

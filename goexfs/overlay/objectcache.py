@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.reading import LocalReads
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 MEMORY_LIMIT = 16 << 20
 """bytes of small objects that are kept"""
@@ -37,8 +37,8 @@ class _Large(Lent):
 
 
 class ObjectCache:
-    """Reads the objects of a store as `snapshots.objects.Objects` does, but raises `WouldBlock` where that would
-    wait.
+    """Reads the objects of a store as `snapshots.storage.objects.Objects` does, but raises `WouldBlock` where that
+    would wait.
     """
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
@@ -78,7 +78,7 @@ class ObjectCache:
             self._small_bytes -= len(self._small.popitem(last=False)[1])
 
     def read(self, name: bytes, offset: int = 0, length: int | None = None) -> bytes | memoryview:
-        """See `snapshots.objects.Objects.read`; `WouldBlock` where that would wait for the disk."""
+        """See `snapshots.storage.objects.Objects.read`; `WouldBlock` where that would wait for the disk."""
         if name in self._found:
             self._take(name)
         data = self._small.get(name)

@@ -15,7 +15,7 @@ from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import Dir, File, Node
 from goexfs.overlay.rescue import Rescue
 from goexfs.overlay.view import View
-from snapshots.base import BaseDir
+from snapshots.layers.base import BaseDir
 
 
 class Invalidation(NamedTuple):

@@ -26,8 +26,8 @@ from goexfs.overlay.rewind import Rewinding
 from goexfs.overlay.sealing import Sealing
 from goexfs.overlay.slowbase import SlowBaseTree
 from goexfs.overlay.view import View
-from snapshots.base import BaseTree
 from snapshots.entries import UpperState
+from snapshots.layers.base import BaseTree
 
 _CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; not among the constants of the time module
 

@@ -18,7 +18,7 @@ from goexfs.overlay.given import Given
 from goexfs.overlay.nodes import File
 from goexfs.overlay.view import View
 from snapshots.entries import Changed
-from snapshots.journal import Range
+from snapshots.history.journal import Range
 
 PIECE_BYTES = 1 << 20
 """copied at once"""

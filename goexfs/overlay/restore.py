@@ -9,9 +9,9 @@ from goexfs.overlay.content import BaseFile, Sealed
 from goexfs.overlay.following import has_moved_on, move_on
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.view import View
-from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import ROOT_INO, Changed, Entry, UpperState
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
+from snapshots.layers.base import BaseDir, BaseTree
 
 
 def restore(view: View, state: UpperState) -> None:

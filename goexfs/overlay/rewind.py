@@ -1,8 +1,8 @@
 """Making a mounted view what it was at another point of its history.
 
 Owns the way from a difference of states to nodes: what is changed in place, what goes, what the kernel must forget.
-Knows no store: the difference comes from ``snapshots.rewind``, computed when everything was sealed, and nothing may
-have changed since.  Event-loop thread only.
+Knows no store: the difference comes from ``snapshots.history.rewind``, computed when everything was sealed, and nothing
+may have changed since.  Event-loop thread only.
 
 What becomes of what programs have open: (1) directories, and files whose bytes stay the same, are changed in place, so
 that a working directory stays one.  (2) A file whose bytes change, and that the kernel knows, comes back under a new
@@ -22,9 +22,9 @@ from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, new_node
 from goexfs.overlay.outside import Invalidation
 from goexfs.overlay.restore import dir_at, fill
 from goexfs.overlay.view import View
-from snapshots.base import BaseDir
 from snapshots.entries import ROOT_INO, Checkpoint, Entry, Link
 from snapshots.entries import WHITEOUT as WHITEOUT_INO
+from snapshots.layers.base import BaseDir
 
 
 class Rewinding:

@@ -20,8 +20,8 @@ from goexfs.overlay.objectcache import ObjectCache
 from goexfs.overlay.records import entry_of
 from goexfs.overlay.view import View
 from snapshots.entries import Ancestor, Checkpoint, Content, Entry, Extent, Link
-from snapshots.extents import layered
-from snapshots.store import Store
+from snapshots.storage.extents import layered
+from snapshots.storage.store import Store
 
 
 class Job(NamedTuple):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from goexfs.overlay.blocking import WouldBlock
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nowait import filesystem_of
-from snapshots.base import BaseDir, BaseTree
+from snapshots.layers.base import BaseDir, BaseTree
 
 SLOW_FILESYSTEMS = frozenset(b"9p afs ceph cifs coda gfs2 lustre nfs nfs4 ocfs2 smb3 virtiofs".split())
 

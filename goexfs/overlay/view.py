@@ -21,8 +21,8 @@ from goexfs.overlay.meter import Meter, held
 from goexfs.overlay.nodes import WHITEOUT, Dir, File, Node, Symlink, Whiteout, new_node
 from goexfs.overlay.table import NodeTable
 from goexfs.overlay.working import WorkingFiles
-from snapshots.base import BaseDir, BaseTree
 from snapshots.entries import ROOT_INO
+from snapshots.layers.base import BaseDir, BaseTree
 
 NAME_MAX = 255
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from goexfs.secondlook import nodes, places, texts
-from snapshots.changes import Change, Status
+from snapshots.review.changes import Change, Status
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
-from snapshots.basepaths import is_below, split
-from snapshots.changes import Change, Side, Status
+from snapshots.layers.basepaths import is_below, split
+from snapshots.review.changes import Change, Side, Status
 
 MANY_BELOW = 10
 """Deleted files from which on a deleted directory is marked."""

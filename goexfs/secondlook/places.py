@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from goexfs.secondlook.texts import Reader
-from snapshots.changes import Change, Status
+from snapshots.review.changes import Change, Status
 
 
 class Place(NamedTuple):

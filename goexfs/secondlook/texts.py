@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from snapshots.changes import Change, Side, Status
 from snapshots.errors import BaseChanged
+from snapshots.review.changes import Change, Side, Status
 
 MOST_PER_FILE = 1 << 20
 """Bytes of a file that are looked at."""

@@ -1,8 +1,8 @@
 """What a run did, and which of its processes did it.
 
 Owns what these questions mean for a run in each state: of a mounted run the answer is what has been acknowledged so
-far, and a crashed one need not be recovered for them.  The library below does the work (``snapshots.log``,
-``snapshots.logbook``).  Belongs to the thread of its store.
+far, and a crashed one need not be recovered for them.  The library below does the work (``snapshots.history.log``,
+``snapshots.history.logbook``).  Belongs to the thread of its store.
 """
 
 import os
@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
-    from snapshots.changes import Change, Side
-    from snapshots.journal import Process
-    from snapshots.log import Author, Log, ReadEvent
+    from snapshots.history.journal import Process
+    from snapshots.history.log import Author, Log, ReadEvent
+    from snapshots.review.changes import Change, Side
 
 POLL_SECONDS = 0.2
 MOST_READ = 32 << 20
@@ -36,7 +36,7 @@ class Account:
         """Everything the run did, in order, as far as it is kept; with ``inherited`` also what a fork's parents did
         before it, and with ``at`` only up to that point.  Raises ``RunState`` for a run that is over.
         """
-        from snapshots.logbook import read
+        from snapshots.history.logbook import read
 
         log = read(self._store, self.id, inherited=inherited)
         return log if at is None else log.until(self.position(at))
@@ -47,8 +47,8 @@ class Account:
 
     def follow(self) -> "Iterator[Log]":
         """What the run does from now on, in pieces, each with the processes known so far; ends when it is unmounted."""
-        from snapshots.log import Log
-        from snapshots.logbook import Follower
+        from snapshots.history.log import Log
+        from snapshots.history.logbook import Follower
 
         known = self.log()
         last = max((event.last for event in known.events), default=0)
@@ -71,7 +71,7 @@ class Account:
 
         Renames and hard links are followed, and a fork knows what its parents did.
         """
-        from snapshots.log import blame
+        from snapshots.history.log import blame
 
         return blame(self.log(inherited=True, at=at), path.strip(b"/"))
 
@@ -80,7 +80,7 @@ class Account:
 
         A file that changed meanwhile, and was read again, is there twice.
         """
-        from snapshots.logbook import reads
+        from snapshots.history.logbook import reads
 
         found = reads(self._store, self.id)
         if at is None:
@@ -91,23 +91,23 @@ class Account:
     def paired(
         self, changes: "Sequence[Change]", *, times: bool = False, from_base: bool = True
     ) -> "list[Change]":
-        """Changes of this run, with renames and copies that only equal contents tell (see ``snapshots.moves``).
+        """Changes of this run, with renames and copies that only equal contents tell (see ``snapshots.review.moves``).
 
         What is copied was read: so the base files that the run read are looked at as sources, too, if its journal is
         not longer than ``MOST_READ``, unless the changes are not ``from_base``.  For people: a merge knows nothing of
         these pairs.
         """
-        from snapshots.changes import Status
-        from snapshots.moves import with_moves
+        from snapshots.review.changes import Status
+        from snapshots.review.moves import with_moves
 
         sizes = {c.after.size for c in changes if c.status is Status.ADDED and c.after is not None and c.after.size}
         return with_moves(changes, self._sides_read(sizes) if sizes and from_base else (), times=times)
 
     def _sides_read(self, sizes: "set[int]") -> "Iterator[Side]":
         """The base files that the run read and that have one of these sizes."""
-        from snapshots.base import BaseTree
-        from snapshots.basepaths import BasePaths
-        from snapshots.compare import Sides
+        from snapshots.layers.base import BaseTree
+        from snapshots.layers.basepaths import BasePaths
+        from snapshots.review.compare import Sides
 
         journal = self._store.runs.directory(self.id) / "journal"
         try:
@@ -128,7 +128,7 @@ class Account:
 
         A pattern with ``*``, ``?`` or ``[`` is a glob over the whole command line, any other is a part of it.
         """
-        from snapshots.log import paths_written_by
+        from snapshots.history.log import paths_written_by
 
         return paths_written_by(self.log(inherited=True), pattern)
 
@@ -142,7 +142,7 @@ class Account:
 
         Processes with one command line are one; the changes of whom nobody knows come last, with no process.
         """
-        from snapshots.log import Authors
+        from snapshots.history.log import Authors
 
         authors = Authors(self.log(inherited=True))
         groups: dict[tuple[bytes, ...], tuple[tuple[Process, ...], list[Change]]] = {}

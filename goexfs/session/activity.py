@@ -16,8 +16,8 @@ import msgspec
 from goexfs.session import cgroups, processes, roster
 from goexfs.session.roster import Running
 from snapshots.errors import RunState
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 _ROUNDS = 200
 _ROUND_SECONDS = 0.005

@@ -19,9 +19,9 @@ from goexfs.session.channel import MOST_BYTES, Asked, Told
 from goexfs.session.control import fault_of, is_friend
 from goexfs.session.errors import ServerError
 from goexfs.session.questions import Questions
-from snapshots.effects import State
 from snapshots.errors import EffectError, GoexfsError
-from snapshots.store import Store
+from snapshots.storage.effects import State
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.fuse.service import Service

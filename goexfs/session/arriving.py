@@ -12,16 +12,16 @@ from typing import Any
 
 from goexfs.overlay import Dir, File, Node, Overlay, WouldBlock
 from goexfs.overlay.sealing import store_batch
-from snapshots.base import BaseTree
-from snapshots.basepaths import split
-from snapshots.bound import full
 from snapshots.entries import UpperState
 from snapshots.errors import GoexfsError, ImportRefused, StoreLimit
 from snapshots.exchange.arrivals import Arrival, What
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import split
 from snapshots.names import readable
-from snapshots.room import check_room, make_room
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.bound import full
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
+from snapshots.upkeep.room import check_room, make_room
 
 _CHUNK = 1 << 20
 _DIRTY_BYTES = 32 << 20

@@ -6,8 +6,8 @@ for.  Knows no run.  Pure; any thread.
 
 from collections.abc import Iterable, Sequence
 
-from snapshots.basepaths import is_below, join
-from snapshots.changes import Change, placed
+from snapshots.layers.basepaths import is_below, join
+from snapshots.review.changes import Change, placed
 
 
 class Bases:

@@ -16,7 +16,7 @@ import msgspec
 
 from goexfs.session.control import Fault, exception_of
 from goexfs.session.errors import ServerError
-from snapshots.effects import Command, Effect, Request, State
+from snapshots.storage.effects import Command, Effect, Request, State
 
 VARIABLE = "GOEXFS_CHANNEL"
 NAME = b"channel"
@@ -174,7 +174,7 @@ class Channel:
 
 def _asked(verb: Verb, request: Request, undo: Request | None, **about: Any) -> Asked:
     from goexfs.effects import calls
-    from snapshots.effects import Call
+    from snapshots.storage.effects import Call
 
     if isinstance(request, Call):  # only told
         request = Command((b"python", request.function.encode(), request.arguments.encode()))

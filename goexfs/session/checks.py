@@ -12,7 +12,7 @@ from goexfs.session.errors import BaseReplaced, MountpointInsideBase, NestedStor
 from goexfs.session.view import is_inside
 from snapshots.errors import BaseError
 from snapshots.names import readable
-from snapshots.runs import Run
+from snapshots.storage.runs import Run
 
 
 def usable_base(base: str | bytes | os.PathLike[str]) -> bytes:

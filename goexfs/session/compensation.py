@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from goexfs.session.confinement import Confinement
-from snapshots.effects import Call, Command, Effect, State
 from snapshots.errors import EffectError, GoexfsError
-from snapshots.store import Store
+from snapshots.storage.effects import Call, Command, Effect, State
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.effects.outcome import Outcome

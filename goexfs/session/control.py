@@ -101,8 +101,8 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
     snapshot: str = ""
     """only for ``rewind``: name of the snapshot of what was there before; empty when nothing was to be done"""
     left: tuple[tuple[bytes, int, bytes], ...] = ()
-    """only for ``rewind``: what was to be taken back and stays as it is, see ``snapshots.takeback.Left``; the first
-    ones, if there are very many"""
+    """only for ``rewind``: what was to be taken back and stays as it is, see ``snapshots.history.takeback.Left``; the
+    first ones, if there are very many"""
 
 
 Message = TypeVar("Message", Question, Answer)

@@ -1,8 +1,8 @@
 """The effects of a run in the hands of the user: looking, deciding, and what each verdict on the run means for them.
 
 Owns those meanings: a merge leaves them pending until they are run, a discard or a rewind undoes what was done and
-drops what was not, an undo of the merge undoes.  How they are recorded is ``snapshots.ledger``'s, how they are carried
-out ``goexfs.effects``'.  Belongs to the thread of the store.
+drops what was not, an undo of the merge undoes.  How they are recorded is ``snapshots.storage.ledger``'s, how they are
+carried out ``goexfs.effects``'.  Belongs to the thread of the store.
 """
 
 import os
@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
-from snapshots.effects import Command, Effect, Request, State
 from snapshots.errors import EffectError, EffectsPending
-from snapshots.ledger import Ledger
 from snapshots.names import readable
-from snapshots.store import Store
+from snapshots.storage.effects import Command, Effect, Request, State
+from snapshots.storage.ledger import Ledger
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.effects.execute import Done
     from goexfs.session.handle import RunHandle
-    from snapshots.runs import Run
+    from snapshots.storage.runs import Run
 
 Wish = Literal["refuse", "run", "skip"]
 """What becomes of pending effects at a merge: refuse the merge, run them after it, or leave them pending."""

@@ -16,11 +16,11 @@ from typing import IO, TYPE_CHECKING, Literal, get_args
 from goexfs.session import checks
 from goexfs.session.handle import RunHandle
 from goexfs.session.home import store_limit
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
 from snapshots.errors import ExportFailed, ImportRefused
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
 from snapshots.names import readable
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from snapshots.exchange.arrivals import Arrival

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from snapshots.entries import UpperState
 from snapshots.errors import GoexfsError, VerificationFailed
 from snapshots.names import readable
-from snapshots.runs import Run
-from snapshots.states import difference
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.states import difference
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.session.handle import RunHandle
@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 
 
 class Verification:
-    """Shell commands, to be given to ``snapshots.merge.merge`` as its gate.
+    """Shell commands, to be given to ``snapshots.merging.merge.merge`` as its gate.
 
     They see the base's own path, work there in the sandbox of runs, and have this process's terminal.  The first that
     does not succeed raises ``VerificationFailed``; Ctrl-C raises ``KeyboardInterrupt``.

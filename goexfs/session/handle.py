@@ -19,22 +19,22 @@ from goexfs.session.activity import Activity
 from goexfs.session.errors import ServerError
 from goexfs.session.history import Past
 from goexfs.session.onto import Onto, resolver
-from snapshots.base import BaseTree
 from snapshots.errors import BaseError, RunBusy, RunState
+from snapshots.layers.base import BaseTree
 from snapshots.names import readable
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.policy.rules import Limit, Policy, Refused, Waiting
     from goexfs.policy.survey import Survey
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
-    from snapshots.choosing import Selection
-    from snapshots.diff import Change
-    from snapshots.hunks import Parts
-    from snapshots.merge import MergeResult, Progress, Review
-    from snapshots.rejections import Rejection
+    from snapshots.merging.choosing import Selection
+    from snapshots.merging.hunks import Parts
+    from snapshots.merging.merge import MergeResult, Progress, Review
+    from snapshots.merging.rejections import Rejection
+    from snapshots.review.diff import Change
 
 State = Literal["active", "kept", "merged", "discarded", "crashed"]
 """As recorded, but ``crashed`` for a run that is recorded as active and that nobody serves."""
@@ -198,9 +198,9 @@ class RunHandle(Past, Account, Activity, Onto):
     def _changes(
         self, paths: Iterable[bytes] = (), *, times: bool = False, position: int | None = None
     ) -> "list[Change]":
-        from snapshots.diff import diff
-        from snapshots.timeline import state_at
-        from snapshots.tree import UpperTree
+        from snapshots.history.timeline import state_at
+        from snapshots.layers.tree import UpperTree
+        from snapshots.review.diff import diff
 
         record = self.record
         if not record.is_live:
@@ -280,7 +280,7 @@ class RunHandle(Past, Account, Activity, Onto):
         acknowledged.
         """
         from goexfs.session import mounts  # not for those who only look
-        from snapshots.recovery import recover
+        from snapshots.history.recovery import recover
 
         with self._store.runs.lock(self.id):
             record = self.record
@@ -307,7 +307,7 @@ class RunHandle(Past, Account, Activity, Onto):
 
     def hunks(self, paths: Iterable[bytes] = (), *, at: str | None = None) -> "list[tuple[Change, Parts]]":
         """What the run changed and the parts that each change can be merged in; as ``diff`` otherwise."""
-        from snapshots.hunks import parts
+        from snapshots.merging.hunks import parts
 
         return [(change, parts(change)) for change in self.diff(paths, at=at)]
 
@@ -315,11 +315,11 @@ class RunHandle(Past, Account, Activity, Onto):
         """The changes, in groups that can only be merged as a whole; and the paths whose hunks cannot be taken apart,
         because the base has changed there, too.
         """
-        from snapshots.aliases import with_aliases
-        from snapshots.basepaths import BasePaths
-        from snapshots.choosing import moved
-        from snapshots.partial import together
-        from snapshots.tree import UpperTree
+        from snapshots.layers.aliases import with_aliases
+        from snapshots.layers.basepaths import BasePaths
+        from snapshots.layers.tree import UpperTree
+        from snapshots.merging.choosing import moved
+        from snapshots.merging.partial import together
 
         changes = self.diff()
         with BaseTree(self.base) as opened:
@@ -333,7 +333,7 @@ class RunHandle(Past, Account, Activity, Onto):
         With ``at`` the change as it was at that point.  Raises ``SelectionRefused`` when there is no such change.
         """
         from snapshots.errors import SelectionRefused
-        from snapshots.rejections import Rejections
+        from snapshots.merging.rejections import Rejections
 
         change = next((change for change in self.diff([path], at=at) if change.path == path), None)
         if change is None:
@@ -342,7 +342,7 @@ class RunHandle(Past, Account, Activity, Onto):
 
     def rejected(self) -> "list[Rejection]":
         """What was rejected of the run, and why; the latest last."""
-        from snapshots.rejections import Rejections
+        from snapshots.merging.rejections import Rejections
 
         return Rejections(self._store, self.id).list()
 
@@ -377,7 +377,7 @@ class RunHandle(Past, Account, Activity, Onto):
         Raises ``Conflict``, ``MergeError``, ``SelectionRefused`` or ``VerificationFailed`` (then nothing was applied),
         ``RunBusy`` while it is mounted, ``RunState`` when there is nothing to merge any more.
         """
-        from snapshots.merge import merge
+        from snapshots.merging.merge import merge
 
         if dry_run and self.state == "active":
             self.seal()

@@ -1,8 +1,8 @@
 """The past of a run, and other runs that begin in it: snapshots, forks, rewinds, files as they were.
 
 Owns what these verbs mean for a run in each state: of a mounted run everything is sealed first, a crashed one is
-recovered.  The library below does the work (``snapshots.history``, ``forks``, ``rewind``, ``timeline``); a mounted run
-is rewound by its server.  Belongs to the thread of its store.
+recovered.  The library below does the work (``snapshots.history.history``, ``forks``, ``rewind``, ``timeline``); a
+mounted run is rewound by its server.  Belongs to the thread of its store.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Self
 from goexfs.session import checks, control
 from snapshots.errors import RunBusy, RunError, RunState
 from snapshots.names import readable
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.session.effects import RunEffects
     from goexfs.session.handle import RunHandle
-    from snapshots.changes import Change
-    from snapshots.content import Readable
-    from snapshots.history import History, Kind, Snapshot
-    from snapshots.rewind import Rewound
-    from snapshots.tree import Place
+    from snapshots.history.history import History, Kind, Snapshot
+    from snapshots.history.rewind import Rewound
+    from snapshots.layers.content import Readable
+    from snapshots.layers.tree import Place
+    from snapshots.review.changes import Change
 
 LATEST = "~1"
 """The latest snapshot."""
@@ -77,13 +77,13 @@ class Past:
 
     def drop_snapshot(self, name: str) -> None:
         """Forget a snapshot, and free what only it kept.  Raises ``SnapshotUnknown``."""
-        from snapshots.retention import thin
+        from snapshots.history.retention import thin
 
         self._history.drop(name)
         thin(self._store, self.id)
 
     def position(self, point: str | None) -> int:
-        """The place in the journal that a point means (see ``snapshots.history``); None: this moment."""
+        """The place in the journal that a point means (see ``snapshots.history.history``); None: this moment."""
         self._settle(seal=point is None or point.startswith(_NOW))
         return self._history.position("~0" if point is None else point)
 
@@ -98,7 +98,7 @@ class Past:
         Both go their own ways from there, whatever becomes of the other.  Raises ``SnapshotUnknown``, ``HistoryGone``,
         ``RunExists``, ``RunState``.
         """
-        from snapshots.forks import fork
+        from snapshots.history.forks import fork
 
         return type(self)._of(self._store, fork(self._store, self.id, self.position(at), name=name))
 
@@ -111,7 +111,7 @@ class Past:
         """A fork at a point, for what can only be done with a run; forgotten at the end of the block unless it was
         merged, in whole or in part.
         """
-        from snapshots.mergelog import MergeLog
+        from snapshots.merging.mergelog import MergeLog
 
         fork = self.fork(at=at)
         try:
@@ -146,8 +146,8 @@ class Past:
         return self._rewind(0, paths, process)
 
     def _rewind(self, position: int, paths: tuple[bytes, ...], process: str = "") -> "Rewound":
-        from snapshots.rewind import Rewound, rewind
-        from snapshots.takeback import Left
+        from snapshots.history.rewind import Rewound, rewind
+        from snapshots.history.takeback import Left
 
         if self.state == "crashed":  # since it was settled: what only its journal has comes first
             self.recover()
@@ -174,10 +174,10 @@ class Past:
 
         ``paths`` and ``times`` as in ``diff``.  Raises ``RunError`` for two bases, ``HistoryGone``, ``RunState``.
         """
-        from snapshots.base import BaseTree
-        from snapshots.between import difference_of
-        from snapshots.forks import shared_numbers
-        from snapshots.timeline import state_at
+        from snapshots.history.forks import shared_numbers
+        from snapshots.history.timeline import state_at
+        from snapshots.layers.base import BaseTree
+        from snapshots.review.between import difference_of
 
         one, other = before.record, self.record
         if (one.base, one.base_identity) != (other.base, other.base_identity):
@@ -196,11 +196,11 @@ class Past:
 
         Raises ``RunError`` where there is no regular file, ``HistoryGone``, ``SnapshotUnknown``.
         """
-        from snapshots.base import BaseTree
-        from snapshots.basepaths import BasePaths
-        from snapshots.content import open_base, open_entry
-        from snapshots.timeline import content_gone, moment_at
-        from snapshots.tree import UpperTree
+        from snapshots.history.timeline import content_gone, moment_at
+        from snapshots.layers.base import BaseTree
+        from snapshots.layers.basepaths import BasePaths
+        from snapshots.layers.content import open_base, open_entry
+        from snapshots.layers.tree import UpperTree
 
         position = self.position(at)
         state, lost = moment_at(self._store, self.id, position)
@@ -221,7 +221,7 @@ class Past:
     def _check_file(self, path: bytes, place: "Place | None", base: object) -> None:
         import stat
 
-        from snapshots.basepaths import BasePaths
+        from snapshots.layers.basepaths import BasePaths
 
         assert isinstance(base, BasePaths)
         mode = None
@@ -241,7 +241,7 @@ class Past:
 
     @property
     def _history(self) -> "History":
-        from snapshots.history import History
+        from snapshots.history.history import History
 
         return History(self._store, self.id)
 

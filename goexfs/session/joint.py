@@ -2,8 +2,8 @@
 
 Owns what they mean for several.  Each part is a run of its own in the store, with a base, an upper and a history; the
 run itself is the first of them.  Whatever is asked of the run goes to the parts; whatever changes a base is one merge
-(``snapshots.jointmerge``).  Paths are written as ``bases`` says.  What is about its past is ``jointpast``'s.  Belongs
-to the thread of its store.
+(``snapshots.merging.jointmerge``).  Paths are written as ``bases`` says.  What is about its past is ``jointpast``'s.
+Belongs to the thread of its store.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,22 +17,22 @@ from goexfs.session.handle import RunHandle, State
 from goexfs.session.jointpast import JointPast, point
 from goexfs.session.onto import resolver
 from snapshots.errors import Conflict, RunError, RunState
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.policy.rules import Limit, Waiting
     from goexfs.session.effects import Wish
     from goexfs.session.onto import Choices
-    from snapshots.changes import Change
-    from snapshots.choosing import Selection
-    from snapshots.jointmerge import JointGate, Wanted
-    from snapshots.journal import Process
-    from snapshots.log import ReadEvent
-    from snapshots.merge import MergeResult, Progress, Review
-    from snapshots.rebase import Rebased
-    from snapshots.rejections import Rejection
-    from snapshots.settle import Resolve
+    from snapshots.history.journal import Process
+    from snapshots.history.log import ReadEvent
+    from snapshots.merging.choosing import Selection
+    from snapshots.merging.jointmerge import JointGate, Wanted
+    from snapshots.merging.merge import MergeResult, Progress, Review
+    from snapshots.merging.rebase import Rebased
+    from snapshots.merging.rejections import Rejection
+    from snapshots.merging.settle import Resolve
+    from snapshots.review.changes import Change
 
 
 class JointHandle(JointPast, RunHandle):
@@ -203,7 +203,7 @@ class JointHandle(JointPast, RunHandle):
         review: "Review | None" = None,
     ) -> "MergeResult":  # fmt: skip
         """One merge into all bases, or into none; otherwise as ``RunHandle.merge``."""
-        from snapshots.jointmerge import merge_parts
+        from snapshots.merging.jointmerge import merge_parts
 
         for part in self._parts:
             if dry_run and part.state == "active":
@@ -233,8 +233,8 @@ class JointHandle(JointPast, RunHandle):
         check_reads: bool,
     ) -> "list[Wanted]":  # fmt: skip
         from goexfs.session.screening import Screen
-        from snapshots.jointmerge import Wanted
-        from snapshots.merge import How
+        from snapshots.merging.jointmerge import Wanted
+        from snapshots.merging.merge import How
 
         canaries = tuple(canary for part in self._parts for canary in part.policy.canaries)
         found = []
@@ -261,8 +261,8 @@ class JointHandle(JointPast, RunHandle):
 
     def _one(self, results: "Sequence[MergeResult | None]") -> "MergeResult":
         """The outcome in all bases as that of the run."""
-        from snapshots.merge import MergeResult
-        from snapshots.plan import Plan
+        from snapshots.merging.merge import MergeResult
+        from snapshots.merging.plan import Plan
 
         first = results[0]
         done = [(number, each) for number, each in enumerate(results) if each is not None]
@@ -288,8 +288,8 @@ class JointHandle(JointPast, RunHandle):
         """
         if at is not None:
             return super().rebase(dry_run=dry_run, resolve=resolve, at=at)
-        from snapshots.jointmerge import absolute
-        from snapshots.rebase import Rebased
+        from snapshots.merging.jointmerge import absolute
+        from snapshots.merging.rebase import Rebased
 
         how = resolver(resolve)
         done: list[Rebased] = []

@@ -14,11 +14,11 @@ from snapshots.errors import RunError, SnapshotUnknown
 if TYPE_CHECKING:
     from goexfs.session.bases import Bases
     from goexfs.session.handle import RunHandle
-    from snapshots.changes import Change
-    from snapshots.content import Readable
-    from snapshots.history import Kind, Snapshot
-    from snapshots.log import Author, Event, Log
-    from snapshots.rewind import Rewound
+    from snapshots.history.history import Kind, Snapshot
+    from snapshots.history.log import Author, Event, Log
+    from snapshots.history.rewind import Rewound
+    from snapshots.layers.content import Readable
+    from snapshots.review.changes import Change
 
 
 def point(position: int) -> str:
@@ -75,7 +75,7 @@ class JointPast(Past):
         return self._at_time(part, snapshot.created_ns)
 
     def _at_time(self, part: "RunHandle", time_ns: int) -> int:
-        from snapshots.timeline import position_at
+        from snapshots.history.timeline import position_at
 
         part.position(None)  # what it was then may not have been sealed yet
         return position_at(self._store, part.id, time_ns)
@@ -126,7 +126,7 @@ class JointPast(Past):
 
     def fork(self, name: str | None = None, *, at: str | None = None) -> Self:
         """A new run over the same bases; otherwise as ``RunHandle.fork``."""
-        from snapshots.forks import fork
+        from snapshots.history.forks import fork
 
         first, *others = self.positions(at)
         parts = [(part.id, position) for part, position in zip(self._parts[1:], others, strict=True)]
@@ -153,7 +153,7 @@ class JointPast(Past):
     def _joined(self, done: "Iterable[tuple[int, Rewound]]") -> "Rewound":
         import msgspec
 
-        from snapshots.rewind import Rewound
+        from snapshots.history.rewind import Rewound
 
         found = list(done)
         return Rewound(

@@ -13,7 +13,7 @@ from goexfs.session.run import Session
 from snapshots.errors import GoexfsError
 
 if TYPE_CHECKING:
-    from snapshots.merge import MergeResult
+    from snapshots.merging.merge import MergeResult
 
 
 class JointSession(JointHandle, Session):

@@ -43,11 +43,11 @@ class Assignment(msgspec.Struct, frozen=True):
     discard: bool
     """with ``attached``: discard the run, and forget it, when the session process dies without a verdict"""
     auto_snapshot: tuple[str, ...] = ()
-    """see ``snapshots.occasions``"""
+    """see ``snapshots.history.occasions``"""
     policy: bytes = b""
     """see ``goexfs.session.policing``"""
     store_limit: int = 0
-    """bytes that the whole store may take up (see ``snapshots.bound``); 0: no limit"""
+    """bytes that the whole store may take up (see ``snapshots.storage.bound``); 0: no limit"""
     store_room: int = 0
     """bytes that it had room for a moment ago"""
 

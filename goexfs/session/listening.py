@@ -22,7 +22,7 @@ from snapshots.errors import GoexfsError
 from snapshots.names import readable
 
 if TYPE_CHECKING:
-    from snapshots.takeback import Left
+    from snapshots.history.takeback import Left
 
 QUESTION_SECONDS = 10.0
 """How long a client may take to say what it wants, and to take the answer."""

@@ -1,6 +1,6 @@
 """What was merged, and taking it back.
 
-Owns what this means for files and effects together.  The library below does the work (``snapshots.undo``,
+Owns what this means for files and effects together.  The library below does the work (``snapshots.merging.undo``,
 ``mergelog``).  Belongs to the thread of its store.
 """
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from snapshots.errors import RunUnknown
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.session.handle import RunHandle
-    from snapshots.effects import Effect
-    from snapshots.mergelog import MergeRecord
-    from snapshots.undo import UndoResult
+    from snapshots.merging.mergelog import MergeRecord
+    from snapshots.merging.undo import UndoResult
+    from snapshots.storage.effects import Effect
 
 Place = str | bytes | os.PathLike[str]
 Compensation = Literal["sandbox", "outside", "skip"]
@@ -46,7 +46,7 @@ class Merged:
 
         Raises ``StoreDamaged``.
         """
-        from snapshots.mergelog import MergeLog
+        from snapshots.merging.mergelog import MergeLog
 
         log = MergeLog(self.store)
         gone = log.taken_back()
@@ -71,7 +71,7 @@ class Merged:
         ``skip``: not at all).  Raises ``MergeError``, ``Conflict`` when what the merge left was changed since (nothing
         is changed then), ``BaseError``, and, with the files undone, ``EffectFailed``.
         """
-        from snapshots.undo import latest, undo
+        from snapshots.merging.undo import latest, undo
 
         wanted = number if number is not None else latest(self.store, os.path.realpath(os.fsencode(place)))
         result = undo(self.store, wanted, dry_run=dry_run)

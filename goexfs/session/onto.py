@@ -1,7 +1,7 @@
 """A run and a base that has moved: what is in conflict, and bringing the run onto the base as it is.
 
-Owns what these verbs mean for a run in each state.  The library below does the work (``snapshots.merge``, ``rebase``,
-``settle``).  Belongs to the thread of its store.
+Owns what these verbs mean for a run in each state.  The library below does the work (``snapshots.merging.merge``,
+``rebase``, ``settle``).  Belongs to the thread of its store.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Literal, Union
 
 from goexfs.session import checks
 from snapshots.errors import Conflict
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
-    from snapshots.merge import MergeResult
-    from snapshots.plan import PathConflict
-    from snapshots.rebase import Rebased
-    from snapshots.settle import Resolve
+    from snapshots.merging.merge import MergeResult
+    from snapshots.merging.plan import PathConflict
+    from snapshots.merging.rebase import Rebased
+    from snapshots.merging.settle import Resolve
 
 Side = Literal["ours", "theirs", "markers"]
 Choices = Union[Side, Mapping[str, Iterable[str]], "Resolve"]
@@ -27,7 +27,7 @@ a function that is asked for each path.  ``ours`` is the base's version, ``their
 
 def resolver(choices: "Choices | None") -> "Resolve | None":
     """The function that a choice stands for; ValueError for an unknown side."""
-    from snapshots.settle import Resolution, by_pattern
+    from snapshots.merging.settle import Resolution, by_pattern
 
     if choices is None or callable(choices):
         return choices
@@ -54,7 +54,7 @@ class Onto:
 
         With ``at`` what would keep one of the run as it was at that point.
         """
-        from snapshots.plan import PathConflict
+        from snapshots.merging.plan import PathConflict
 
         if at is not None:
             with self.as_it_was(at) as fork:
@@ -73,7 +73,7 @@ class Onto:
         With ``at`` not the run, but a fork of it at that point, which ``Rebased.run_id`` names.  Raises ``Conflict``
         (then the run is what it was, and no fork remains), ``RunBusy`` while it is mounted, ``RunState``.
         """
-        from snapshots.rebase import rebase
+        from snapshots.merging.rebase import rebase
 
         if at is not None:
             fork = self.fork(at=at)

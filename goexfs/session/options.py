@@ -5,11 +5,11 @@ Owns the names and kinds of the options.  Values only; any thread.
 
 from typing import Any
 
-from snapshots.occasions import parse_occasions
+from snapshots.history.occasions import parse_occasions
 
 FLAGS = frozenset({"allow_other", "allow_nested"})
 REMEMBERED = FLAGS | {"auto_snapshot"}
-"""``auto_snapshot``: words, see ``snapshots.occasions``"""
+"""``auto_snapshot``: words, see ``snapshots.history.occasions``"""
 HISTORY_LIMIT = "history_limit"
 """in bytes; the store remembers it by itself"""
 STORE_LIMIT = "store_limit"

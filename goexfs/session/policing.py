@@ -13,10 +13,10 @@ import msgspec
 from goexfs.policy.rules import LIMITS, Canary, Kind, Limit, Policy, Refused, Waiting
 from goexfs.session import control
 from goexfs.session.home import default_policy_path
-from snapshots.base import BaseTree
 from snapshots.entries import UpperState
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.layers.base import BaseTree
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.overlay.guard import Guard
@@ -87,8 +87,8 @@ def meter_of(
 
     deleted: list[bytes] = []
     if policy.limit("deletions") is not None and state.links:
-        from snapshots.diff import Status, diff
-        from snapshots.tree import UpperTree
+        from snapshots.layers.tree import UpperTree
+        from snapshots.review.diff import Status, diff
 
         with BaseTree(run.base) as base:
             changes = diff(UpperTree(state), base, store.objects)

@@ -22,7 +22,7 @@ import msgspec
 from goexfs.policy.rules import PolicyError
 from goexfs.session import control, policing
 from goexfs.session.errors import ServerError
-from snapshots.effects import Effect
+from snapshots.storage.effects import Effect
 
 if TYPE_CHECKING:
     import trio

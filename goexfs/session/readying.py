@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from goexfs.session import policing
 from snapshots.errors import GoexfsError
-from snapshots.runs import Run
+from snapshots.storage.runs import Run
 
 if TYPE_CHECKING:
     from goexfs.policy.survey import Survey
@@ -22,8 +22,8 @@ def get_ready(record: Run) -> "Survey | None":
     import goexfs.effects.configuration  # for a command in the sandbox
     import goexfs.session.effects  # for the end of a run, and what follows
     import goexfs.session.process  # noqa: F401
-    import snapshots.forks
-    import snapshots.logbook  # noqa: F401
+    import snapshots.history.forks
+    import snapshots.history.logbook  # noqa: F401
     from goexfs.session import children, confinement, variables
 
     with suppress(GoexfsError, OSError):

@@ -37,7 +37,7 @@ class Running(msgspec.Struct, frozen=True):
 
 def begin(directory: Path, running: Running) -> None:
     """Say that a command is at work."""
-    # Not by ``snapshots.durable``: after a power cut there is no command, so nothing has to survive one.
+    # Not by ``snapshots.storage.durable``: after a power cut there is no command, so nothing has to survive one.
     fd = os.open(directory / NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.write(fd, msgspec.json.encode(running))

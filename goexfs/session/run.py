@@ -24,8 +24,8 @@ from goexfs.session.questions import Asker, Asking, Decide, LimitAsker
 from goexfs.session.sandbox import Part, Sandbox
 from goexfs.session.variables import agent_socket, divide, for_command
 from goexfs.session.view import HOST, find_command, is_inside
-from snapshots.runs import Run
-from snapshots.store import Store
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from goexfs.policy.survey import Survey
     from goexfs.session.effects import Wish
     from goexfs.session.onto import Choices
-    from snapshots.changes import Change
-    from snapshots.choosing import Selection
-    from snapshots.effects import Effect
-    from snapshots.merge import MergeResult, Progress, Review
+    from snapshots.merging.choosing import Selection
+    from snapshots.merging.merge import MergeResult, Progress, Review
+    from snapshots.review.changes import Change
+    from snapshots.storage.effects import Effect
 
 Words = str | bytes | os.PathLike[str]
 

@@ -11,19 +11,19 @@ from goexfs.policy.matching import FIXED, HIDDEN, Matcher
 from goexfs.policy.rules import Canary
 from goexfs.session.errors import CanaryFound, PolicyViolated
 from goexfs.session.policing import policy_of
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths, join
-from snapshots.changes import Change, Side, Status
-from snapshots.diff import diff
 from snapshots.entries import ROOT_INO, UpperState
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths, join
+from snapshots.layers.tree import UpperTree
 from snapshots.names import readable
-from snapshots.runs import Run
-from snapshots.store import Store
-from snapshots.tree import UpperTree
+from snapshots.review.changes import Change, Side, Status
+from snapshots.review.diff import diff
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
 
 
 class Screen:
-    """Looks at what is about to be merged; to be given to ``snapshots.merge.merge``."""
+    """Looks at what is about to be merged; to be given to ``snapshots.merging.merge.merge``."""
 
     def __init__(self, store: Store, run: Run, *, canaries: tuple[Canary, ...] = ()) -> None:
         """``canaries`` are those of the run's other parts: read in one base, one can be carried into another."""

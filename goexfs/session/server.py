@@ -41,9 +41,9 @@ from goexfs.session.listening import Listening
 from goexfs.session.questions import Questions
 from goexfs.session.storeroom import StoreRoom
 from snapshots.errors import GoexfsError, StoreError
-from snapshots.occasions import parse_occasions
-from snapshots.recovery import Recovery, recover
-from snapshots.store import Store
+from snapshots.history.occasions import parse_occasions
+from snapshots.history.recovery import Recovery, recover
+from snapshots.storage.store import Store
 
 WATCH_DELAY_SECONDS = 0.15
 """Importing the watch takes a while; the command that is about to start goes first."""

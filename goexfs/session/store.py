@@ -22,19 +22,19 @@ from goexfs.session.merged import Merged
 from goexfs.session.options import HISTORY_LIMIT, STORE_LIMIT, remembered
 from snapshots.errors import GoexfsError, RunError, RunState, RunUnknown
 from snapshots.names import readable
-from snapshots.runs import Run, RunLock
-from snapshots.store import Store
+from snapshots.storage.runs import Run, RunLock
+from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
     from goexfs.policy.effective import PolicyWishes
     from goexfs.policy.rules import Policy
     from goexfs.session.launch import Server
     from goexfs.session.run import OnExit, Session
-    from snapshots.bound import Use
-    from snapshots.findings import FsckReport
-    from snapshots.gc import GcReport
-    from snapshots.mergeall import Attempt
-    from snapshots.room import Waste
+    from snapshots.merging.mergeall import Attempt
+    from snapshots.storage.bound import Use
+    from snapshots.upkeep.findings import FsckReport
+    from snapshots.upkeep.gc import GcReport
+    from snapshots.upkeep.room import Waste
 
 Place = str | bytes | os.PathLike[str]
 
@@ -46,7 +46,7 @@ def open_store(path: os.PathLike[str] | str | None = None, *, create: bool = Tru
     """
     store = Store.open(default_store_path() if path is None else Path(path), create=create)
     if store.has_interrupted_merges():
-        from snapshots.mergerecovery import recover_merges
+        from snapshots.merging.mergerecovery import recover_merges
 
         recover_merges(store)
     return RunStore(store)
@@ -114,19 +114,20 @@ class RunStore(Merged):
 
         ``options`` are those of ``RunHandle.merge``.  Each is a merge of its own, with a number to undo it by.
         """
-        from snapshots.mergeall import merge_all
+        from snapshots.merging.mergeall import merge_all
 
         handles = [self.run(ref) for ref in refs]
         merges = {handle.id: handle.merge for handle in handles}
         return merge_all((handle.record for handle in handles), lambda record: merges[record.id](**options))
 
     def gc(self, *, progress: Callable[[int, int], None] | None = None) -> "GcReport":
-        """Free what no run holds, and what the store's limit has no room for (``snapshots.room`` says what that is).
+        """Free what no run holds, and what the store's limit has no room for (``snapshots.upkeep.room`` says what that
+        is).
 
         ``progress`` is called with how much is done of how much.
         """
-        from snapshots.gc import gc
-        from snapshots.room import make_room
+        from snapshots.upkeep.gc import gc
+        from snapshots.upkeep.room import make_room
 
         report = gc(self.store, progress=progress)
         freed = make_room(self.store, limit=store_limit())
@@ -138,33 +139,33 @@ class RunStore(Merged):
 
     def waste(self) -> "Waste":
         """What ``gc`` would free, at least; nothing is changed."""
-        from snapshots.room import waste
+        from snapshots.upkeep.room import waste
 
         return waste(self.store, limit=store_limit())
 
     def use(self) -> "Use":
         """What the store takes up on the disk, and what it may."""
-        from snapshots.bound import measure
+        from snapshots.storage.bound import measure
 
         return measure(self.store.layout, limit=store_limit())
 
     def known_use(self, limit: int | None = None) -> "Use":
         """The same, as somebody saw it before, if there was plenty of room then: quickly known."""
-        from snapshots.bound import known_use
+        from snapshots.storage.bound import known_use
 
         return known_use(self.store.layout, limit=store_limit() if limit is None else limit)
 
     def set_limit(self, limit: int | None) -> None:
         """How many bytes the store may take up on the disk from now on; 0: there is no limit, None: the default one."""
-        from snapshots.bound import set_limit
+        from snapshots.storage.bound import set_limit
 
         set_limit(self.store.layout, limit)
 
     def fsck(self, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> "FsckReport":
         """Check every object, entry and reference; with ``repair`` mend what can be; ``progress`` as in ``gc``."""
-        from snapshots.findings import Finding, Kind
-        from snapshots.fsck import fsck
-        from snapshots.ledger import has_transactions
+        from snapshots.storage.ledger import has_transactions
+        from snapshots.upkeep.findings import Finding, Kind
+        from snapshots.upkeep.fsck import fsck
 
         report = fsck(self.store, repair=repair, progress=progress)
         if not has_transactions(self.store):
@@ -202,8 +203,8 @@ class RunStore(Merged):
         ``mountpoint`` is an empty directory (default: one in the store); ``allow_other`` lets other users in;
         ``allow_nested`` hides a store or mountpoint inside the base instead of refusing it; ``auto_snapshot`` are
         occasions (``exit``, ``quiet=SECONDS``, ``every=CHANGES``) on which a snapshot is made; ``history_limit`` is how
-        much of its past it keeps, in bytes (``snapshots.retention``); ``store_limit`` how much the whole store may take
-        up while the run is mounted (0: no limit; default: ``$GOEXFS_STORE_LIMIT``, else the store's own, see
+        much of its past it keeps, in bytes (``snapshots.history.retention``); ``store_limit`` how much the whole store
+        may take up while the run is mounted (0: no limit; default: ``$GOEXFS_STORE_LIMIT``, else the store's own, see
         ``set_limit``): without room a write in the run fails with ENOSPC, and a new run does not begin; ``on_exit``
         says what becomes of it without a verdict. ``policy`` is what it may see, write and use: by default the built-in
         rules and those of the policy files; ``goexfs.PolicyWishes`` adds to them, a ``goexfs.Policy`` is taken as it
@@ -347,7 +348,7 @@ class RunStore(Merged):
 
     def _room(self, options: dict[str, Any], *, new: bool) -> tuple[int, int]:
         """The limit of the whole store for this mount, and the room there is.  StoreLimit for a new run without any."""
-        from snapshots.bound import NONE, known_use
+        from snapshots.storage.bound import NONE, known_use
 
         given = options.get(STORE_LIMIT)
         limit = store_limit() if given is None else int(given)
@@ -355,14 +356,14 @@ class RunStore(Merged):
             return NONE, 0
         use = known_use(self.store.layout, limit=limit)
         if use.is_reached:
-            from snapshots.room import check_room, make_room
+            from snapshots.upkeep.room import check_room, make_room
 
             use = check_room(self.store, limit=limit) if new else make_room(self.store, limit=limit).after
         return use.limit, use.room
 
     def _limit(self, record: Run, options: dict[str, Any]) -> None:
         if HISTORY_LIMIT in options:
-            from snapshots.retention import set_limit
+            from snapshots.history.retention import set_limit
 
             set_limit(self.store, record.id, max(int(options[HISTORY_LIMIT]), 0))
 

@@ -17,9 +17,9 @@ import trio
 from goexfs.overlay.meter import Meter
 from goexfs.policy.rules import Refused
 from goexfs.session import policing
-from snapshots.bound import Use, full, measure
 from snapshots.errors import GoexfsError
-from snapshots.store import Store
+from snapshots.storage.bound import Use, full, measure
+from snapshots.storage.store import Store
 
 STEP = 16 << 20
 """bytes that a run gets at a time when there is little room, or nobody has looked yet"""
@@ -109,7 +109,7 @@ class StoreRoom:
         with self._open_store() as store:
             use = measure(store.layout, limit=self._limit)
             if use.room <= more:
-                from snapshots.room import make_room
+                from snapshots.upkeep.room import make_room
 
                 use = make_room(store, limit=self._limit, wanted=more).after
             row = store.database.one("SELECT count(*) FROM runs WHERE state = 'active'")

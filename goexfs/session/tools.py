@@ -17,8 +17,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from goexfs.effects import calls
 from goexfs.session import channel
 from goexfs.session.effects import current
-from snapshots.effects import Call, Http, Request, Sql
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Call, Http, Request, Sql
 
 __all__ = ["Http", "Sql", "call", "compensate_with"]
 

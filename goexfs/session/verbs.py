@@ -13,11 +13,11 @@ import msgspec
 from msgspec import structs
 
 from goexfs.session.channel import Asked, Snapshot, Told, Verb
-from snapshots.effects import Command, Effect, Http, Request, Sql, State, Undo
 from snapshots.errors import EffectError, SnapshotUnknown
-from snapshots.history import History
-from snapshots.ledger import Ledger
-from snapshots.store import Store
+from snapshots.history.history import History
+from snapshots.storage.effects import Command, Effect, Http, Request, Sql, State, Undo
+from snapshots.storage.ledger import Ledger
+from snapshots.storage.store import Store
 
 MOST_TEXT = 2 << 20
 """Bytes of a patch: it grows by a third on its way."""
@@ -169,11 +169,11 @@ def _snapshots(store: Store, run_id: str, asked: Asked) -> Told:
 
 
 def _diff(store: Store, run_id: str, asked: Asked) -> Told:
-    from snapshots.base import BaseTree
-    from snapshots.changes import as_json
-    from snapshots.diff import diff
-    from snapshots.patch import patch
-    from snapshots.tree import UpperTree
+    from snapshots.layers.base import BaseTree
+    from snapshots.layers.tree import UpperTree
+    from snapshots.review.changes import as_json
+    from snapshots.review.diff import diff
+    from snapshots.review.patch import patch
 
     run = store.runs.get(run_id)
     with BaseTree(run.base) as base:
@@ -225,7 +225,7 @@ def after_rewind(store: Store, run_id: str, asked: Asked) -> Told:
 
 
 def _rejected(store: Store, run_id: str, asked: Asked) -> Told:
-    from snapshots.rejections import Rejections, as_json
+    from snapshots.merging.rejections import Rejections, as_json
 
     return Told(text=msgspec.json.encode(as_json(Rejections(store, run_id).list())))
 

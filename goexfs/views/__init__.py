@@ -14,9 +14,9 @@ from itertools import islice
 
 from goexfs.views import formats
 from goexfs.views.sources import Source
-from snapshots.changes import Side
-from snapshots.content import Readable
 from snapshots.errors import BaseChanged
+from snapshots.layers.content import Readable
+from snapshots.review.changes import Side
 
 MOST_LINES = 400
 """Lines of one view."""

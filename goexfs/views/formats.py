@@ -9,9 +9,9 @@ import logging
 from collections.abc import Callable, Iterator
 
 from goexfs.views.sources import Source, TooMuch
-from snapshots.changes import Side
-from snapshots.patch import LARGE
-from snapshots.remarks import ranges_text, written_ranges
+from snapshots.review.changes import Side
+from snapshots.review.patch import LARGE
+from snapshots.review.remarks import ranges_text, written_ranges
 
 FromBeside = Callable[[bytes, bool], Source | None]
 

@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import BinaryIO
 
-from snapshots.content import CHUNK, Readable
+from snapshots.layers.content import CHUNK, Readable
 
 
 class TooMuch(Exception):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths, join, split
-from snapshots.changes import Change, Side, Status
-from snapshots.compare import Sides
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths, join, split
+from snapshots.review.changes import Change, Side, Status
+from snapshots.review.compare import Sides
 
 
 class Item(NamedTuple):

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths, join
-from snapshots.content import CHUNK
 from snapshots.errors import BaseError, ExportFailed, ImportRefused
 from snapshots.exchange.arrivals import Arrival, What, carried
 from snapshots.exchange.layers import Item
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths, join
+from snapshots.layers.content import CHUNK
 from snapshots.names import readable
 
 _PREFIXES = (b"trusted.overlay.", b"user.overlay.")

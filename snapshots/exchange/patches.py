@@ -15,14 +15,14 @@ from email.message import EmailMessage
 from email.utils import formatdate
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from snapshots.basepaths import BasePaths, split
-from snapshots.changes import Change
-from snapshots.content import open_base
 from snapshots.errors import ImportRefused
 from snapshots.exchange.arrivals import Arrival, What, path_of
+from snapshots.layers.basepaths import BasePaths, split
+from snapshots.layers.content import open_base
 from snapshots.names import readable
-from snapshots.patch import patch
-from snapshots.remarks import remarks
+from snapshots.review.changes import Change
+from snapshots.review.patch import patch
+from snapshots.review.remarks import remarks
 
 if TYPE_CHECKING:
     import pygit2

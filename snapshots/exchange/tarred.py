@@ -14,10 +14,10 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Literal
 
-from snapshots.content import Readable
 from snapshots.errors import ImportRefused
 from snapshots.exchange.arrivals import Arrival, What, carried, path_of
 from snapshots.exchange.layers import Item
+from snapshots.layers.content import Readable
 from snapshots.names import is_valid_name, readable
 
 Style = Literal["own", "oci"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from goexfs.cli import errors
 from snapshots.errors import Conflict, GoexfsError
-from snapshots.plan import ConflictKind, PathConflict
+from snapshots.merging.plan import ConflictKind, PathConflict
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "exit-status.md"
 

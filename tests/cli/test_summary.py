@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from goexfs.cli import summary
-from snapshots.changes import Change, Status
+from snapshots.review.changes import Change, Status
 
 
 def change(status: str, path: bytes, old_path: bytes | None = None) -> Change:

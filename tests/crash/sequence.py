@@ -16,13 +16,13 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots.base import BaseTree
-from snapshots.forks import fork
-from snapshots.history import History
-from snapshots.recovery import Recovery, recover
-from snapshots.retention import thin
-from snapshots.rewind import Aim
-from snapshots.store import Store
+from snapshots.history.forks import fork
+from snapshots.history.history import History
+from snapshots.history.recovery import Recovery, recover
+from snapshots.history.retention import thin
+from snapshots.history.rewind import Aim
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
 from tests.overlay.test_replay import Driver, dump
 
 SEAL_EVERY = 11

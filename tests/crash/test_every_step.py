@@ -10,13 +10,14 @@ import pytest
 
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots import durable, journal
-from snapshots.findings import Kind
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.recovery import recover
-from snapshots.retention import set_limit
-from snapshots.store import Store
+from snapshots.history import journal
+from snapshots.history.recovery import recover
+from snapshots.history.retention import set_limit
+from snapshots.storage import durable
+from snapshots.storage.store import Store
+from snapshots.upkeep.findings import Kind
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.crash.sequence import (
     Sequence,
     check_forks,

@@ -21,7 +21,7 @@ import pytest
 import goexfs
 from goexfs.session import RunHandle, RunStore
 from snapshots.errors import GoexfsError
-from snapshots.findings import Kind
+from snapshots.upkeep.findings import Kind
 from tests.crash import writer
 from tests.crash.writer import Operations
 

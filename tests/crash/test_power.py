@@ -15,12 +15,12 @@ import pytest
 
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots import durable
-from snapshots.findings import Kind
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.retention import set_limit
-from snapshots.store import Store
+from snapshots.history.retention import set_limit
+from snapshots.storage import durable
+from snapshots.storage.store import Store
+from snapshots.upkeep.findings import Kind
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.crash.sequence import Sequence, make_base, make_store, pictures, recovered, small_limits
 
 STEPS = 44

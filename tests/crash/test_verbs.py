@@ -10,17 +10,17 @@ import pytest
 from goexfs.overlay import Overlay
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots import durable
-from snapshots.base import BaseTree
 from snapshots.errors import RunExists, RunState, SnapshotExists, SnapshotUnknown
-from snapshots.forks import fork
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.history import History
-from snapshots.recovery import recover
-from snapshots.retention import set_limit, thin
-from snapshots.rewind import rewind
-from snapshots.store import Store
+from snapshots.history.forks import fork
+from snapshots.history.history import History
+from snapshots.history.recovery import recover
+from snapshots.history.retention import set_limit, thin
+from snapshots.history.rewind import rewind
+from snapshots.layers.base import BaseTree
+from snapshots.storage import durable
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.crash.sequence import Picture, Sequence, make_base, make_store, small_limits
 from tests.crash.test_every_step import Bomb, in_child
 from tests.overlay.test_replay import dump

@@ -17,9 +17,9 @@ import pytest
 
 import goexfs
 from goexfs.session import RunStore, Session
-from snapshots.fsck import fsck
-from snapshots.ledger import Ledger
-from snapshots.store import Store
+from snapshots.storage.ledger import Ledger
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.support.commands import CHECKOUT
 from tests.support.users import NOBODY
 

@@ -14,8 +14,8 @@ import pytest
 import goexfs
 from goexfs.session import Session
 from goexfs.session.channel import MOST_BYTES, Asked, ask
-from snapshots.effects import Command, Http
 from snapshots.errors import EffectError
+from snapshots.storage.effects import Command, Http
 from tests.effects.conftest import REACHING
 from tests.support.commands import CHECKOUT
 from tests.support.users import OrdinaryUser
@@ -231,7 +231,7 @@ print(len(many) > 50, open("while").read(), json.loads(say(b'{{"verb": "effects"
 
 def test_limits(place, monkeypatch):
     """There are at most so many effects, of so many bytes; the ledger says so and nothing is recorded."""
-    from snapshots import ledger
+    from snapshots.storage import ledger
 
     monkeypatch.setattr(ledger, "MOST_EFFECTS", 3)
     monkeypatch.setattr(ledger, "MOST_BYTES", 2 << 20)
@@ -269,7 +269,7 @@ def test_as_an_ordinary_user(user: OrdinaryUser):
     program = f"reaching = {[str(path) for path in REACHING]!r}" + """
 import os, sys, goexfs
 base = os.environ["HOME"] + "/base"; os.makedirs(base)
-text = "from goexfs.session.channel import *; from snapshots.effects import Command;"
+text = "from goexfs.session.channel import *; from snapshots.storage.effects import Command;"
 text += "print(os.getuid() != 0, Channel().defer(Command((b'true',))).state, len(Channel().effects()))"
 with goexfs.open_store() as store, store.start(base) as run:
     env = {name: value for name, value in os.environ.items() if name != "GOEXFS_HOME"}

@@ -219,8 +219,8 @@ def test_an_sqlite_file_in_the_workspace_needs_nothing(you):
 def test_retries_and_answers(place, web, configured, monkeypatch):
     """A passing failure is tried again under the same key, and only with one; a redirect is no success."""
     from goexfs.effects import execute
-    from snapshots.effects import Http
     from snapshots.errors import EffectFailed
+    from snapshots.storage.effects import Http
 
     monkeypatch.setattr("goexfs.effects.attempts.PAUSE_SECONDS", 0.01)
 

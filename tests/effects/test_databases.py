@@ -8,8 +8,8 @@ import pytest
 import goexfs
 from goexfs.effects import execute, sqlite
 from goexfs.effects.strays import release, strays
-from snapshots.effects import Sql, State
 from snapshots.errors import EffectError, EffectFailed
+from snapshots.storage.effects import Sql, State
 
 
 def go(place):

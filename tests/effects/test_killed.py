@@ -11,8 +11,8 @@ import pytest
 from goexfs.effects import commands, execute
 from goexfs.effects.compensate import compensate
 from goexfs.effects.outcome import Outcome
-from snapshots.effects import Command, Effect, Http, Sql, State, Undo
 from snapshots.errors import EffectFailed
+from snapshots.storage.effects import Command, Effect, Http, Sql, State, Undo
 from tests.effects.conftest import Counting, Place, Postgres
 from tests.store.test_merge_killed import die_at
 

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 
 import goexfs
-from snapshots.effects import State, Undo
 from snapshots.errors import EffectError, EffectFailed, EffectsPending
+from snapshots.storage.effects import State, Undo
 from tests.effects.conftest import REACHING
 from tests.support.commands import CHECKOUT
 
@@ -199,7 +199,7 @@ def test_an_agent_that_dies_in_the_middle(area, run):
     from goexfs.effects import documents
 
     with run._store.__class__.open(run._store.path) as other:
-        from snapshots.ledger import Ledger
+        from snapshots.storage.ledger import Ledger
 
         Ledger(other, run.id).add(
             documents.shell("true"), deferred=False, undo=documents.shell(f"echo undid >> {area}/log"),

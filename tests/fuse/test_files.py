@@ -117,7 +117,7 @@ def test_what_is_written_while_open_is_in_the_store_after_sealing(mount: Mounted
     with (mount.path / "log").open("ab", buffering=0) as file:
         file.write(b"first line\n")
         mount.ask("seal")
-        from snapshots.store import Store
+        from snapshots.storage.store import Store
 
         with Store.open(mount.store, create=False) as store:
             state = store.upper(mount.run_id).load()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.merge import merge
-from snapshots.store import Store
+from snapshots.merging.merge import merge
+from snapshots.storage.store import Store
 from tests.support.mounts import Mounted, eventually, mounted
 
 

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from goexfs.fuse.recording import Recording
-from snapshots import journal
 from snapshots.entries import Identity
-from snapshots.journal import Change, Patch, Process, Read
-from snapshots.log import Log
+from snapshots.history import journal
+from snapshots.history.journal import Change, Patch, Process, Read
+from snapshots.history.log import Log
 
 IDENTITY = Identity(1, 2, 0o100644, 3, 4, 5)
 

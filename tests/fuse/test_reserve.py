@@ -8,7 +8,7 @@ import pytest
 
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.reserve import RESERVE_BYTES, Reserve
-from snapshots.journal import Change
+from snapshots.history.journal import Change
 
 
 def full(fd: int, offset: int, length: int) -> None:

@@ -18,7 +18,7 @@ from goexfs.fuse.errors import (
     MountpointBusy,
     MountpointUnusable,
 )
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.support.mounts import Mounted, ServerDied, eventually, mounted, with_force
 from tests.support.users import OrdinaryUser
 

@@ -8,8 +8,8 @@ from goexfs.overlay import Invalidation, Node, Overlay, store_batch
 from goexfs.overlay.guard import Guard
 from goexfs.overlay.meter import Meter
 from goexfs.policy.rules import Policy
-from snapshots.base import BaseTree
-from snapshots.store import Store
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
 from tests.support.vfs import Mount
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from goexfs.overlay import ancestors
 from snapshots.entries import ANCESTOR_LIMIT, Entry, Identity
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from goexfs.overlay import Dir, Overlay, store_batch
-from snapshots.base import BaseTree
-from snapshots.between import difference_of
-from snapshots.changes import Change, Status
-from snapshots.diff import diff
 from snapshots.entries import UpperState
-from snapshots.forks import fork, shared_numbers
-from snapshots.store import Store
-from snapshots.tree import UpperTree
+from snapshots.history.forks import fork, shared_numbers
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.review.between import difference_of
+from snapshots.review.changes import Change, Status
+from snapshots.review.diff import diff
+from snapshots.storage.store import Store
 from tests.crash.sequence import make_base
 from tests.overlay.test_replay import Driver, dump
 from tests.store.test_diff import apply_to_picture

@@ -16,8 +16,8 @@ from goexfs.overlay.content import COPY_WHOLE_LIMIT, FrozenInline, FrozenSpool, 
 from goexfs.overlay.slowbase import SlowBaseTree
 from snapshots.entries import INLINE_LIMIT
 from snapshots.errors import StoreFull
-from snapshots.store import Store
-from snapshots.upper import Upper
+from snapshots.storage.store import Store
+from snapshots.storage.upper import Upper
 from tests.overlay.scene import Scene
 
 LARGE = COPY_WHOLE_LIMIT + 100_000

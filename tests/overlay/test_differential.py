@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.support.model import Pair
 from tests.support.strategies import ACLS, Operation, operations, random_operations
 
@@ -46,7 +46,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spools from 33 bytes on, partly copied files from 65 on."""
     monkeypatch.setattr("goexfs.overlay.files.INLINE_LIMIT", 32)
     monkeypatch.setattr("goexfs.overlay.files.COPY_WHOLE_LIMIT", 64)
-    monkeypatch.setattr("snapshots.objects.INLINE_LIMIT", 32)
+    monkeypatch.setattr("snapshots.storage.objects.INLINE_LIMIT", 32)
 
 
 def run(

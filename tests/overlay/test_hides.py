@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.basepaths import BasePaths
 from snapshots.entries import ROOT_INO, Hidden, Identity
 from snapshots.errors import Conflict
-from snapshots.hidden import digest_of_base
-from snapshots.merge import merge
-from snapshots.store import Store
+from snapshots.layers.basepaths import BasePaths
+from snapshots.merging.merge import merge
+from snapshots.review.hidden import digest_of_base
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from goexfs.overlay import Node
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 
 

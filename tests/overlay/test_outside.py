@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from goexfs.overlay import Invalidation
-from snapshots.base import BaseDir, BaseTree
-from snapshots.store import Store
+from snapshots.layers.base import BaseDir, BaseTree
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 from tests.support.outsider import Outsider
 

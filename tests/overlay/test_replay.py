@@ -12,11 +12,11 @@ import pytest
 from goexfs.overlay import Dir, File, Node, Overlay, WouldBlock, store_batch
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots import journal
-from snapshots.base import BaseTree
 from snapshots.entries import UpperState
-from snapshots.replay import Replay
-from snapshots.store import Store
+from snapshots.history import journal
+from snapshots.history.replay import Replay
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
 
 STEPS = 60
 T = TypeVar("T")

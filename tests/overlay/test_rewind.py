@@ -8,12 +8,12 @@ import pytest
 
 from goexfs.fuse.rewinding import carry_out, plan
 from goexfs.overlay import Overlay, store_batch
-from snapshots.base import BaseTree
-from snapshots.fsck import fsck
-from snapshots.journal import JournalWriter
-from snapshots.recovery import recover
-from snapshots.rewind import Aim
-from snapshots.store import Store
+from snapshots.history.journal import JournalWriter
+from snapshots.history.recovery import recover
+from snapshots.history.rewind import Aim
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.overlay.test_replay import Driver, dump
 
 

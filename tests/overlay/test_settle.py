@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from snapshots.errors import Conflict, MergeError
-from snapshots.merge import MergeResult, merge
-from snapshots.rebase import rebase
-from snapshots.rewind import rewind
-from snapshots.settle import Resolution, by_pattern
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.history.rewind import rewind
+from snapshots.merging.merge import MergeResult, merge
+from snapshots.merging.rebase import rebase
+from snapshots.merging.settle import Resolution, by_pattern
+from snapshots.merging.undo import undo
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 from tests.support.trees import differences, picture
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from goexfs.overlay import Dir, File, Node, Overlay, store_batch
-from snapshots.base import BaseTree
-from snapshots.fsck import fsck
-from snapshots.journal import JournalWriter, Process
-from snapshots.rewind import rewind
-from snapshots.store import Store
+from snapshots.history.journal import JournalWriter, Process
+from snapshots.history.rewind import rewind
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.overlay.test_replay import dump
 
 NAMES = (b"one", b"other")

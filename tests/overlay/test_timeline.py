@@ -9,14 +9,14 @@ import pytest
 from goexfs.overlay import Overlay
 from goexfs.overlay import content as content_module
 from goexfs.overlay import files as files_module
-from snapshots import journal
-from snapshots.base import BaseTree
 from snapshots.errors import HistoryGone
-from snapshots.forks import fork
-from snapshots.rewind import Aim, goal
-from snapshots.states import difference
-from snapshots.store import Store
-from snapshots.timeline import moment_at, state_at
+from snapshots.history import journal
+from snapshots.history.forks import fork
+from snapshots.history.rewind import Aim, goal
+from snapshots.history.timeline import moment_at, state_at
+from snapshots.layers.base import BaseTree
+from snapshots.storage.states import difference
+from snapshots.storage.store import Store
 from tests.crash.sequence import Picture, Sequence, make_base, make_store, small_limits
 from tests.overlay.test_replay import dump
 

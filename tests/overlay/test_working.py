@@ -13,7 +13,7 @@ from goexfs.overlay.descriptors import DescriptorPool
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.nodes import File
 from goexfs.overlay.working import WorkingFiles
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 
 LARGE = 3 << 20

@@ -9,7 +9,7 @@ import pytest
 
 from goexfs.policy.canaries import new_canary
 from goexfs.policy.rules import Canary, Policy, Source
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 
 Make = Callable[..., Scene]

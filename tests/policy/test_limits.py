@@ -15,7 +15,7 @@ from goexfs import Policy, RunStore
 from goexfs.fuse.referee import MOST_WAITING
 from goexfs.overlay.meter import Meter
 from goexfs.policy.rules import Limit, Source
-from snapshots.store import Store
+from snapshots.storage.store import Store
 from tests.overlay.scene import Scene
 from tests.policy.test_guard import refused
 from tests.support.mounts import eventually

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from goexfs.overlay import acls
-from snapshots.merge import merge
-from snapshots.store import Store
+from snapshots.merging.merge import merge
+from snapshots.storage.store import Store
 from tests.posix.conftest import Ground
 from tests.support.mounts import Mounted, mounted
 

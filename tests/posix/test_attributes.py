@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.merge import merge
-from snapshots.store import Store
+from snapshots.merging.merge import merge
+from snapshots.storage.store import Store
 from tests.posix.conftest import fill
 from tests.posix.test_names import EXCHANGE, renameat2
 from tests.posix.test_open_files import fails

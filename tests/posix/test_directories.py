@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.fsck import fsck
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.posix.conftest import Ground
 from tests.posix.test_names import EXCHANGE, renameat2
 from tests.support import trees

@@ -7,8 +7,8 @@ import pytest
 
 from goexfs.cli import attention
 from goexfs.secondlook import places, second_look, texts
-from snapshots.changes import Change, Side, Status
-from snapshots.content import BytesContent
+from snapshots.layers.content import BytesContent
+from snapshots.review.changes import Change, Side, Status
 
 BASE = b"/home/me/project"
 

@@ -11,7 +11,7 @@ import pytest
 from goexfs.session import RunStore
 from goexfs.session.history import split
 from snapshots.errors import HistoryGone, RunError, RunUnknown, SnapshotExists, SnapshotUnknown
-from snapshots.retention import set_limit
+from snapshots.history.retention import set_limit
 from tests.session.test_runs import edited
 from tests.support import trees
 from tests.support.commands import eventually

@@ -14,8 +14,8 @@ import pytest
 import goexfs
 from goexfs.session import exchange
 from snapshots.errors import BaseError, Conflict, ExportFailed, ImportRefused, MergeError
-from snapshots.merge import merge
-from snapshots.undo import undo
+from snapshots.merging.merge import merge
+from snapshots.merging.undo import undo
 from tests.support.trees import differences, picture
 
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J"

@@ -101,7 +101,7 @@ def test_a_kept_run_goes_on(store: RunStore, fresh_base: Path) -> None:
 
 
 def test_merge(store: RunStore, fresh_base: Path) -> None:
-    pytest.importorskip("snapshots.merge")
+    pytest.importorskip("snapshots.merging.merge")
     with store.start(fresh_base) as run:
         run.exec(["sh", "-c", EDIT])
         shown = trees.picture(run.mountpoint)

@@ -12,9 +12,9 @@ import pytest
 
 import goexfs
 from goexfs.cli.errors import STATUS
-from snapshots import bound
 from snapshots.errors import HistoryGone, StoreDamaged, StoreError, StoreLimit
-from snapshots.fsck import fsck
+from snapshots.storage import bound
+from snapshots.upkeep.fsck import fsck
 from tests.cli.conftest import Command
 from tests.support.commands import CHECKOUT
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.fsck import fsck
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 
 
 @pytest.fixture

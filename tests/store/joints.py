@@ -5,14 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.jointmerge import Wanted, merge_parts
-from snapshots.merge import How
-from snapshots.mergelog import MergeLog
-from snapshots.mergerecovery import recover_merges
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.merging.jointmerge import Wanted, merge_parts
+from snapshots.merging.merge import How
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.merging.undo import undo
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

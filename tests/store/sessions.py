@@ -3,10 +3,10 @@
 import os
 import shutil
 
-from snapshots.apply import carry_out
-from snapshots.base import BaseTree
-from snapshots.planner import plan_merge
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.merging.apply import carry_out
+from snapshots.merging.planner import plan_merge
 from tests.store.mirror import DictObjects, Mirror
 from tests.store.operations import access_list
 from tests.support.trees import differences, picture

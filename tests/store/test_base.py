@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from snapshots.base import BaseTree
 from snapshots.errors import BaseError
+from snapshots.layers.base import BaseTree
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_a_directory_that_may_only_be_traversed(area, user):
     (area / "d").chmod(0o711)
     code = """
 import os, sys
-from snapshots.base import BaseTree
+from snapshots.layers.base import BaseTree
 tree = BaseTree(os.fsencode(sys.argv[1]))
 d = tree.dir(b"d")
 print(tree.stat(d, b"f").st_size)
@@ -243,7 +243,7 @@ def test_an_unreadable_base_is_a_base_error(area, user):
     (area / "base").mkdir(mode=0o711)
     code = """
 import os, sys
-from snapshots.base import BaseTree
+from snapshots.layers.base import BaseTree
 from snapshots.errors import BaseError
 try:
     BaseTree(os.fsencode(sys.argv[1]))

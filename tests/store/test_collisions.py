@@ -6,9 +6,9 @@ import random
 import pytest
 
 from snapshots.entries import INLINE_LIMIT
-from snapshots.fsck import fsck
-from snapshots.hashing import DIGEST_SIZE
-from snapshots.store import Store
+from snapshots.storage.hashing import DIGEST_SIZE
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.store.uppers import read_back, save
 
 

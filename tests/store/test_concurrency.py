@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.uppers import read_back, save
 
 WORKER = """
 import os, random, sys
 from pathlib import Path
-from snapshots.gc import gc
-from snapshots.fsck import fsck
-from snapshots.store import Store
+from snapshots.upkeep.gc import gc
+from snapshots.upkeep.fsck import fsck
+from snapshots.storage.store import Store
 from tests.store.uppers import read_back, save
 path, base, number, seconds = Path(sys.argv[1]), os.fsencode(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 source = random.Random(number)
@@ -113,7 +113,7 @@ print(len(store.upper(run.id).load().entries))
 
 def test_a_busy_store_waits(store, store_path, base):
     """Longer than SQLite's own patience."""
-    from snapshots import database
+    from snapshots.storage import database
 
     patience = database._BUSY_TIMEOUT_MS
     database._BUSY_TIMEOUT_MS = 50
@@ -136,8 +136,8 @@ def test_a_busy_store_waits(store, store_path, base):
 
 
 def test_a_stopped_process_does_not_block_for_ever(store, store_path, base, monkeypatch):
-    from snapshots import database
     from snapshots.errors import StoreUnusable
+    from snapshots.storage import database
 
     monkeypatch.setattr(database, "_BUSY_TIMEOUT_MS", 50)
     monkeypatch.setattr(database, "BUSY_LIMIT_S", 0.3)

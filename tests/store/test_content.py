@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
-from snapshots.content import (
+from snapshots.entries import Content, Extent, Identity, Origin
+from snapshots.errors import BaseChanged
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
+from snapshots.layers.content import (
     BaseContent,
     BytesContent,
     StoredContent,
@@ -17,8 +19,6 @@ from snapshots.content import (
     same_content,
     shows_base,
 )
-from snapshots.entries import Content, Extent, Identity, Origin
-from snapshots.errors import BaseChanged
 from tests.store.mirror import DictObjects
 from tests.store.uppers import entry
 

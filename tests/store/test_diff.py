@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapshots.base import BaseTree
-from snapshots.diff import Status, as_json, diff
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.review.diff import Status, as_json, diff
 from tests.store.mirror import DictObjects, Mirror
 from tests.store.operations import base_sequences, perform, sequences
 from tests.support.trees import picture

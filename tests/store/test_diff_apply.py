@@ -8,13 +8,13 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
-from snapshots.compare import Sides
-from snapshots.diff import diff
-from snapshots.moves import with_moves
-from snapshots.patch import patch
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
+from snapshots.layers.tree import UpperTree
+from snapshots.review.compare import Sides
+from snapshots.review.diff import diff
+from snapshots.review.moves import with_moves
+from snapshots.review.patch import patch
 from tests.store.mirror import DictObjects, Mirror
 from tests.store.test_patch import as_git_sees
 

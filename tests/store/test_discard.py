@@ -8,8 +8,8 @@ import pytest
 
 from snapshots.entries import INLINE_LIMIT
 from snapshots.errors import RunBusy, RunUnknown
-from snapshots.fsck import fsck
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.store.uppers import disk_usage, read_back, save
 
 PAGE = 8192

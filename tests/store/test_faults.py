@@ -1,7 +1,8 @@
 """Every step that changes a store fails once, and once the process dies there: rules 2 to 5 of docs/crash-safety.md.
 
 A scenario is a sequence of operations.  It is run as often as it has steps (which are announced at the seam of
-``snapshots.durable``), each time with another step failing: so a step added later is covered without a change here.
+``snapshots.storage.durable``), each time with another step failing: so a step added later is covered without a change
+here.
 """
 
 import errno
@@ -12,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import durable
 from snapshots.entries import FIRST_NEW_INO, INLINE_LIMIT, ROOT_INO
 from snapshots.errors import StoreError, StoreFull, StoreUnusable
-from snapshots.findings import Kind
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.store import Store
+from snapshots.storage import durable
+from snapshots.storage.store import Store
+from snapshots.upkeep.findings import Kind
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.uppers import checkpoint, disk_usage, files, read_back, save
 
 LARGE = random.Random(1).randbytes(INLINE_LIMIT * 2)

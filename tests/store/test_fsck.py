@@ -10,15 +10,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from snapshots import effects, findings
 from snapshots.entries import FIRST_NEW_INO, INLINE_LIMIT, ROOT_INO, WHITEOUT, Content, Extent, Link
 from snapshots.errors import ObjectMissing
-from snapshots.findings import Kind
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.history import History
-from snapshots.ledger import Ledger
-from snapshots.store import Store
+from snapshots.history.history import History
+from snapshots.storage import effects
+from snapshots.storage.ledger import Ledger
+from snapshots.storage.store import Store
+from snapshots.upkeep import findings
+from snapshots.upkeep.findings import Kind
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.uppers import checkpoint, entry, read_back, save, whole
 
 LARGE = INLINE_LIMIT + 1

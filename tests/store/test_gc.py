@@ -9,9 +9,9 @@ import pytest
 
 from snapshots.entries import INLINE_LIMIT
 from snapshots.errors import RunUnknown
-from snapshots.fsck import fsck
-from snapshots.gc import TOMBSTONE_AGE_NS, gc
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import TOMBSTONE_AGE_NS, gc
 from tests.store.uppers import read_back, save
 
 LARGE = INLINE_LIMIT + 1
@@ -19,8 +19,8 @@ LARGE = INLINE_LIMIT + 1
 DYING = """
 import os, sys
 from pathlib import Path
-from snapshots import durable
-from snapshots.store import Store
+from snapshots.storage import durable
+from snapshots.storage.store import Store
 store = Store.open(Path(sys.argv[1]))
 """
 

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import durable, large
 from snapshots.errors import MergeError
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.layout import OBJECT_MODE
-from snapshots.merge import merge
-from snapshots.mergerecovery import recover_merges
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.layers import large
+from snapshots.merging.merge import merge
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.merging.undo import undo
+from snapshots.storage import durable
+from snapshots.storage.layout import OBJECT_MODE
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.test_merge_killed import die_at
 from tests.store.test_merge_run import FailAt, Work, is_of_the_base
 from tests.support.trees import differences, picture

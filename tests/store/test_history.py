@@ -9,14 +9,14 @@ import pytest
 
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO, WHITEOUT, Checkpoint, Link, UpperState
 from snapshots.errors import HistoryGone, RunExists, RunState, SnapshotExists, SnapshotUnknown
-from snapshots.forks import began_ns, fork, parent_of
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.history import History
-from snapshots.moments import parse_time
-from snapshots.retention import NEWEST, set_limit, thin
-from snapshots.states import difference
-from snapshots.store import Store
+from snapshots.history.forks import began_ns, fork, parent_of
+from snapshots.history.history import History
+from snapshots.history.moments import parse_time
+from snapshots.history.retention import NEWEST, set_limit, thin
+from snapshots.storage.states import difference
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.uppers import entry, whole
 
 Plain = tuple[dict, dict]

@@ -5,17 +5,17 @@ import stat
 
 import pytest
 
-from snapshots import journal
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO, Checkpoint, Link, UpperState
 from snapshots.errors import RunError
-from snapshots.fsck import fsck
-from snapshots.history import History
-from snapshots.recovery import recover
-from snapshots.rewind import rewind
-from snapshots.selection import select
-from snapshots.states import difference, is_empty
-from snapshots.store import Store
-from snapshots.tree import UpperTree
+from snapshots.history import journal
+from snapshots.history.history import History
+from snapshots.history.recovery import recover
+from snapshots.history.rewind import rewind
+from snapshots.history.selection import select
+from snapshots.layers.tree import UpperTree
+from snapshots.storage.states import difference, is_empty
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.store.test_history import Author, plain
 from tests.store.uppers import entry, whole
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.choosing import Chosen
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.merge import merge
-from snapshots.mergerecovery import recover_merges
-from snapshots.store import Store
+from snapshots.merging.choosing import Chosen
+from snapshots.merging.merge import merge
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.sessions import write
 from tests.store.test_merge_hunks import OLD, edited, offered, view
 from tests.store.test_merge_killed import die_at, every_step

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from snapshots import durable
 from snapshots.errors import Conflict, MergeError, NothingChosen
-from snapshots.merge import How
-from snapshots.mergelog import MergeLog
-from snapshots.store import Store
+from snapshots.merging.merge import How
+from snapshots.merging.mergelog import MergeLog
+from snapshots.storage import durable
+from snapshots.storage.store import Store
 from tests.store.joints import ALL, JointScene
 from tests.store.test_merge_killed import die_at
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from snapshots import journal
 from snapshots.entries import Content, Entry, Extent, Hidden, Identity, Link, Origin
 from snapshots.errors import StoreTooNew
-from snapshots.journal import (
+from snapshots.history import journal
+from snapshots.history.journal import (
     Back,
     Change,
     Cut,

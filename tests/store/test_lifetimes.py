@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from snapshots.entries import INLINE_LIMIT, ROOT_INO, Link
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.store import Store
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.uppers import checkpoint, entry, whole
 
 CONTENTS = [b"", b"a", b"b", b"row" * 1000, b"x" * (INLINE_LIMIT + 1), b"y" * (INLINE_LIMIT + 1)]

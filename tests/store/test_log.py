@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import logbook
 from snapshots.entries import Entry, Identity, Link
 from snapshots.errors import RunState
-from snapshots.fsck import fsck
-from snapshots.journal import Back, Change, JournalWriter, Numbered, Patch, Process, Read, segments
-from snapshots.log import EXCHANGE, Authors, Event, Log, below, blame, paths_written_by
-from snapshots.retention import set_limit, thin
-from snapshots.store import Store
+from snapshots.history import logbook
+from snapshots.history.journal import Back, Change, JournalWriter, Numbered, Patch, Process, Read, segments
+from snapshots.history.log import EXCHANGE, Authors, Event, Log, below, blame, paths_written_by
+from snapshots.history.retention import set_limit, thin
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 
 SECOND = 10**9
 ATTRIBUTES = (0, 0, 0, 1, 0, 0, 0, 0, 1, None, None, None, None, False)
@@ -321,7 +321,7 @@ def test_following_sees_every_record_once_also_across_segments(store: Store, bas
 
 
 def test_a_fork_inherits_what_its_parent_did_before(store: Store, base: bytes) -> None:
-    from snapshots.forks import fork
+    from snapshots.history.forks import fork
 
     run = store.runs.create(base=base, name=None)
     position = write_segments(store, run.id, 2)
@@ -336,7 +336,7 @@ def test_a_fork_inherits_what_its_parent_did_before(store: Store, base: bytes) -
 
 @pytest.mark.parametrize("state", ["discarded", "merged"])
 def test_a_fork_keeps_the_log_of_a_parent_that_is_over(store: Store, base: bytes, state: str) -> None:
-    from snapshots.forks import fork
+    from snapshots.history.forks import fork
 
     run = store.runs.create(base=base, name=None)
     position = write_segments(store, run.id, 2)

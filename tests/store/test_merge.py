@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snapshots.apply import carry_out
-from snapshots.base import BaseTree
 from snapshots.entries import Content, Extent
 from snapshots.errors import Conflict, MergeError
-from snapshots.plan import ConflictKind, Plan
+from snapshots.layers.base import BaseTree
+from snapshots.merging.apply import carry_out
+from snapshots.merging.plan import ConflictKind, Plan
 from tests.store.operations import base_sequences, perform, sequences
 from tests.store.sessions import STAGING, Session, every_kind_of_base, every_kind_of_change, write
 from tests.support.trees import differences, picture

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapshots import durable
-from snapshots.apply import carry_out
-from snapshots.base import BaseTree
 from snapshots.errors import MergeError
+from snapshots.layers.base import BaseTree
+from snapshots.merging.apply import carry_out
+from snapshots.storage import durable
 from tests.store.mirror import Mirror
 from tests.store.operations import base_sequences, perform, sequences
 from tests.store.sessions import STAGING, Session, every_kind_of_base, every_kind_of_change, write

@@ -10,14 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from snapshots import disk, durable
-from snapshots.course import Course
 from snapshots.errors import BaseError, Conflict, GoexfsError, MergeError
-from snapshots.merge import merge
-from snapshots.mergelog import MergeLog
-from snapshots.mergerecovery import recover_merges
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.merging import disk
+from snapshots.merging.course import Course
+from snapshots.merging.merge import merge
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.merging.undo import undo
+from snapshots.storage import durable
+from snapshots.storage.store import Store
 from tests.store.sessions import write
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

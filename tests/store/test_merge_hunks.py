@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import hunks
-from snapshots.aliases import with_aliases
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
-from snapshots.choosing import Chosen
-from snapshots.compare import Sides, carried
-from snapshots.diff import Status, diff
 from snapshots.errors import Conflict, MergeError, SelectionRefused
-from snapshots.merge import merge
-from snapshots.partial import together
-from snapshots.tree import UpperTree
-from snapshots.undo import undo
+from snapshots.layers.aliases import with_aliases
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
+from snapshots.layers.tree import UpperTree
+from snapshots.merging import hunks
+from snapshots.merging.choosing import Chosen
+from snapshots.merging.merge import merge
+from snapshots.merging.partial import together
+from snapshots.merging.undo import undo
+from snapshots.review.compare import Sides, carried
+from snapshots.review.diff import Status, diff
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

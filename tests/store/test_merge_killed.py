@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import durable
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.merge import merge
-from snapshots.mergelog import MergeLog
-from snapshots.mergerecovery import recover_merges
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.merging.merge import merge
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.merging.undo import undo
+from snapshots.storage import durable
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.base import BaseTree
-from snapshots.diff import diff
 from snapshots.errors import MergeError
-from snapshots.merge import merge
-from snapshots.tree import UpperTree
-from snapshots.undo import undo
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.merging.merge import merge
+from snapshots.merging.undo import undo
+from snapshots.review.diff import diff
 from tests.store.sessions import every_kind_of_base, write
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

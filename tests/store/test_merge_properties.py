@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snapshots.errors import Conflict
-from snapshots.fsck import fsck
-from snapshots.merge import merge
-from snapshots.rebase import rebase
-from snapshots.runs import Run
-from snapshots.settle import Resolution
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.merging.merge import merge
+from snapshots.merging.rebase import rebase
+from snapshots.merging.settle import Resolution
+from snapshots.merging.undo import undo
+from snapshots.storage.runs import Run
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.store.operations import base_sequences, perform, sequences
 from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture

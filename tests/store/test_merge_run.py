@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import durable
 from snapshots.entries import Checkpoint, Link
 from snapshots.errors import BaseError, Conflict, MergeError, RunBusy, RunState, StoreError
-from snapshots.merge import ConflictKind, merge
-from snapshots.store import Store
+from snapshots.merging.merge import ConflictKind, merge
+from snapshots.storage import durable
+from snapshots.storage.store import Store
 from tests.store.mirror import Mirror
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.support.trees import differences, picture

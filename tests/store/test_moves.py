@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from snapshots import moves
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
-from snapshots.compare import Sides
-from snapshots.diff import as_json, diff
-from snapshots.moves import with_moves
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
+from snapshots.layers.tree import UpperTree
+from snapshots.review import moves
+from snapshots.review.compare import Sides
+from snapshots.review.diff import as_json, diff
+from snapshots.review.moves import with_moves
 from tests.store.mirror import DictObjects, Mirror
 
 

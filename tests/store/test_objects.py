@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from snapshots import durable
 from snapshots.entries import INLINE_LIMIT, Extent
 from snapshots.errors import ObjectMissing
-from snapshots.hashing import DIGEST_SIZE
-from snapshots.store import Store
+from snapshots.storage import durable
+from snapshots.storage.hashing import DIGEST_SIZE
+from snapshots.storage.store import Store
 
 SIZES = [0, 1, 4096, INLINE_LIMIT - 1, INLINE_LIMIT, INLINE_LIMIT + 1, 3 << 20]
 

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from snapshots import database
 from snapshots.errors import StoreDamaged, StoreFull, StoreMissing, StoreTooNew, StoreUnusable
-from snapshots.fsck import fsck
-from snapshots.store import Store
+from snapshots.storage import database
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
 from tests.store.uppers import read_back, save
 
 root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts")
@@ -242,7 +242,7 @@ def test_another_users_store(tmp_path):
         if str(directory).startswith("/tmp/"):
             directory.chmod(0o755)
     script = "import sys\nsys.path.insert(0, sys.argv[2])\nfrom pathlib import Path\n"
-    script += "from snapshots.store import Store\n"
+    script += "from snapshots.storage.store import Store\n"
     script += "from snapshots.errors import StoreUnusable\ntry: Store.open(Path(sys.argv[1]))\n"
     script += "except StoreUnusable as exc: print(exc)\n"
     for place in (path, tmp_path / "denied"):

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from snapshots.base import BaseTree
-from snapshots.diff import diff
-from snapshots.patch import patch, quoted
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.review.diff import diff
+from snapshots.review.patch import patch, quoted
 from tests.store.mirror import DictObjects, Mirror
 from tests.store.operations import base_sequences, perform, sequences
 

@@ -6,11 +6,11 @@ import subprocess
 
 import pytest
 
-from snapshots import remarks
-from snapshots.base import BaseTree
-from snapshots.diff import as_json, diff
-from snapshots.patch import patch
-from snapshots.tree import UpperTree
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.review import remarks
+from snapshots.review.diff import as_json, diff
+from snapshots.review.patch import patch
 from tests.store.mirror import DictObjects, Mirror
 
 ACL = struct.pack("<I", 2) + b"".join(

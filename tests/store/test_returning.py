@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from snapshots.forks import fork
-from snapshots.gc import gc
-from snapshots.merge import merge
-from snapshots.mergelog import MergeLog
-from snapshots.settle import Resolution
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.history.forks import fork
+from snapshots.merging.merge import merge
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.settle import Resolution
+from snapshots.merging.undo import undo
+from snapshots.storage.store import Store
+from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_partial import changed, chosen, several
 from tests.store.test_merge_run import Work

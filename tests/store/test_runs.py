@@ -9,7 +9,7 @@ import time
 import pytest
 
 from snapshots.errors import BaseError, RunAmbiguous, RunBusy, RunError, RunExists, RunState, RunUnknown
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 OPENING = """
 import sys

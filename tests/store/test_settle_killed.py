@@ -7,19 +7,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from snapshots import merge as merge_module
 from snapshots.errors import Conflict
-from snapshots.fsck import fsck
-from snapshots.gc import gc
-from snapshots.merge import merge
-from snapshots.mergeall import merge_all
-from snapshots.mergelog import MergeLog
-from snapshots.mergerecovery import recover_merges
-from snapshots.rebase import rebase
-from snapshots.recovery import recover
-from snapshots.settle import by_pattern
-from snapshots.store import Store
-from snapshots.undo import undo
+from snapshots.history.recovery import recover
+from snapshots.merging import merge as merge_module
+from snapshots.merging.merge import merge
+from snapshots.merging.mergeall import merge_all
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.mergerecovery import recover_merges
+from snapshots.merging.rebase import rebase
+from snapshots.merging.settle import by_pattern
+from snapshots.merging.undo import undo
+from snapshots.storage.store import Store
+from snapshots.upkeep.fsck import fsck
+from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_killed import die_at
 from tests.store.test_merge_run import Work

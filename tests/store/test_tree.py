@@ -6,12 +6,12 @@ import stat
 import msgspec
 import pytest
 
-from snapshots.aliases import with_aliases
-from snapshots.base import BaseTree
-from snapshots.basepaths import BasePaths
 from snapshots.entries import ROOT_INO, WHITEOUT, Changed, Identity, Origin, UpperState
 from snapshots.errors import StoreDamaged
-from snapshots.tree import UpperTree
+from snapshots.layers.aliases import with_aliases
+from snapshots.layers.base import BaseTree
+from snapshots.layers.basepaths import BasePaths
+from snapshots.layers.tree import UpperTree
 from tests.store.uppers import entry
 
 DIR = stat.S_IFDIR | 0o755

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from snapshots import disk, mergelog
 from snapshots.errors import Conflict, MergeError
-from snapshots.mergelog import MergeLog
-from snapshots.plan import ConflictKind
-from snapshots.store import Store
-from snapshots.undo import latest, undo
+from snapshots.merging import disk, mergelog
+from snapshots.merging.mergelog import MergeLog
+from snapshots.merging.plan import ConflictKind
+from snapshots.merging.undo import latest, undo
+from snapshots.storage.store import Store
 from tests.store.operations import base_sequences, perform, sequences
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_run import Work

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from snapshots import disk, mergelog
-from snapshots.basepaths import is_below
-from snapshots.choosing import Chosen
 from snapshots.errors import Conflict
-from snapshots.fsck import fsck
-from snapshots.merge import merge
-from snapshots.settle import Resolution
-from snapshots.undo import undo
+from snapshots.layers.basepaths import is_below
+from snapshots.merging import disk, mergelog
+from snapshots.merging.choosing import Chosen
+from snapshots.merging.merge import merge
+from snapshots.merging.settle import Resolution
+from snapshots.merging.undo import undo
+from snapshots.upkeep.fsck import fsck
 from tests.store.sessions import every_kind_of_base, write
 from tests.store.test_merge_hunks import OLD, edited, offered
 from tests.store.test_merge_run import Work

@@ -5,7 +5,6 @@ import stat
 
 import pytest
 
-from snapshots import durable
 from snapshots.entries import (
     FIRST_NEW_INO,
     ROOT_INO,
@@ -18,7 +17,8 @@ from snapshots.entries import (
     Origin,
 )
 from snapshots.errors import ObjectMissing, RunState, RunUnknown, StoreDamaged
-from snapshots.store import Store
+from snapshots.storage import durable
+from snapshots.storage.store import Store
 from tests.store.uppers import checkpoint, entry, files, read_back, save, whole
 
 

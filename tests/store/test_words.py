@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snapshots.words import MOST_BYTES, words
+from snapshots.review.words import MOST_BYTES, words
 
 pieces = st.sampled_from([b"a", b"bc", b" ", b"\n", b"\t", b"+", b"\\n", b"\0", b"\xff", b"\r\n"])
 texts = st.lists(pieces, max_size=20).map(b"".join)

@@ -15,7 +15,7 @@ from snapshots.entries import (
     Extent,
     Link,
 )
-from snapshots.store import Store
+from snapshots.storage.store import Store
 
 
 def entry(

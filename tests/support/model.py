@@ -14,15 +14,15 @@ from typing import Any
 from goexfs.overlay import Batch, Node, Overlay, store_batch
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.slowbase import SlowBaseTree
-from snapshots.base import BaseTree
-from snapshots.diff import diff
 from snapshots.errors import StoreFull
-from snapshots.journal import JournalWriter, drop_before
-from snapshots.merge import merge
-from snapshots.recovery import recover
-from snapshots.store import Store
-from snapshots.tree import UpperTree
-from snapshots.upper import Upper
+from snapshots.history.journal import JournalWriter, drop_before
+from snapshots.history.recovery import recover
+from snapshots.layers.base import BaseTree
+from snapshots.layers.tree import UpperTree
+from snapshots.merging.merge import merge
+from snapshots.review.diff import diff
+from snapshots.storage.store import Store
+from snapshots.storage.upper import Upper
 from tests.support import native, vfs
 from tests.support.bases import fill, pattern, traces
 from tests.support.outcome import check_diff, check_merged

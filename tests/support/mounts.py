@@ -207,7 +207,7 @@ def _serve(
     from goexfs.overlay import Overlay, slowbase
     from goexfs.overlay.objectcache import ObjectCache
     from goexfs.watch import BaseWatch
-    from snapshots.store import Store
+    from snapshots.storage.store import Store
 
     root = logging.getLogger()
     for handler in root.handlers[:]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from snapshots.changes import Change, Side, Status
+from snapshots.review.changes import Change, Side, Status
 from tests.support.trees import Picture, differences, picture
 
 _CONTENT = ("content", "size", "target", "rdev")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from goexfs.overlay import Dir, Invalidation, Overlay, store_batch
-from snapshots.base import BaseTree
-from snapshots.store import Store
+from snapshots.layers.base import BaseTree
+from snapshots.storage.store import Store
 from tests.support import vfs
 from tests.support.bases import fill, pattern
 from tests.support.strategies import DIRECTORIES, FLAGS, MODES, OFFSETS, PATHS, SIZES, TARGETS, TIMES

@@ -10,8 +10,8 @@ import zipfile
 import pytest
 
 from goexfs.views import Views, archive, database, formats
-from snapshots.changes import Side
-from snapshots.content import BytesContent
+from snapshots.layers.content import BytesContent
+from snapshots.review.changes import Side
 
 REGULAR = 0o100644
 

@@ -1,0 +1,1 @@
+"""What becomes real: plans, conflicts, choices, the merge itself, and taking it back."""

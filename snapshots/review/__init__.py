@@ -1,0 +1,1 @@
+"""What a run changed, as values and as text."""

@@ -1,0 +1,1 @@
+"""What a store consists of on disk: the database, objects, runs, uppers, effects, and the locks on them."""

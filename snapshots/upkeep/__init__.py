@@ -1,0 +1,1 @@
+"""Keeping a store sound and small: the checker and the collector."""
