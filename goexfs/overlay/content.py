@@ -23,7 +23,7 @@ from goexfs.overlay.working import WorkingFiles
 from snapshots.entries import Content as Record
 from snapshots.entries import Extent, Identity
 from snapshots.layers.base import BaseDir, BaseTree
-from snapshots.ranges import RangeSet
+from snapshots.ranges import BLOCK, RangeSet
 
 COPY_WHOLE_LIMIT = 1024 * 1024
 """Bytes up to which a copy-up takes the whole base file.
@@ -31,7 +31,7 @@ COPY_WHOLE_LIMIT = 1024 * 1024
 A larger one keeps reading its unwritten ranges from the base.
 """
 
-_BLOCK = 4096
+_SECTORS = BLOCK // 512
 
 
 class ObjectReader(Protocol):
@@ -43,7 +43,7 @@ class ObjectReader(Protocol):
 
 def rounded_blocks(length: int) -> int:
     """``st_blocks`` of *length* stored bytes."""
-    return (length + _BLOCK - 1) // _BLOCK * (_BLOCK // 512)
+    return (length + BLOCK - 1) // BLOCK * _SECTORS
 
 
 class BaseFile:
@@ -188,12 +188,15 @@ class FrozenInline:
 class Sealed:
     """A content in the store, with the base file below it where the record says so."""
 
-    __slots__ = ("_base", "_objects", "record")
+    __slots__ = ("_base", "_blocks", "_objects", "held", "record")
 
     def __init__(self, record: Record, objects: ObjectReader, base: BaseFile | None) -> None:
         self.record = record
         self._objects = objects
         self._base = base
+        self.held = sum(extent.length for extent in record.extents)
+        """bytes in the store; like the blocks, counted once: a write into a file of many pieces asks for them"""
+        self._blocks = sum(rounded_blocks(extent.length) for extent in record.extents)
 
     @property
     def size(self) -> int:
@@ -238,7 +241,7 @@ class Sealed:
 
     def blocks(self) -> int:
         """See `Content`."""
-        stored = sum(rounded_blocks(extent.length) for extent in self.record.extents)
+        stored = self._blocks
         if self.record.base_limit and self._base is not None:
             stored += self._base.blocks()
         return min(stored, rounded_blocks(self.record.size))
@@ -294,7 +297,7 @@ class FrozenSpool:
 
     def blocks(self) -> int:
         """See `Content`."""
-        stored = sum(rounded_blocks(end - start) for start, end in self.ranges)
+        stored = self.ranges.blocks * _SECTORS
         if self.source is not None and self.source_limit:
             stored += self.source.blocks()
         return min(stored, rounded_blocks(self.size))
@@ -337,8 +340,8 @@ class Spool(FrozenSpool):
         """
         fd = self._pool.get(self)
         for edge in (start, end):
-            if edge % _BLOCK:
-                self._reads.read(fd, edge // _BLOCK * _BLOCK, 1)
+            if edge % BLOCK:
+                self._reads.read(fd, edge // BLOCK * BLOCK, 1)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         """Write at any offset: all of it, or OSError."""

@@ -195,9 +195,9 @@ def held(content: object) -> int:
     if isinstance(content, Inline | FrozenInline):
         return content.size
     if isinstance(content, Sealed):
-        return sum(extent.length for extent in content.record.extents)
+        return content.held
     if isinstance(content, FrozenSpool):
-        return sum(end - start for start, end in content.ranges) + held(content.source)
+        return content.ranges.total + held(content.source)
     return 0
 
 

@@ -1,11 +1,16 @@
 """A `RangeSet` against a set of integers."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snapshots import ranges as ranges_module
 from snapshots.ranges import RangeSet
+
+BLOCK = 4
+"""small, so that what is drawn has several"""
 
 POSITIONS = st.integers(0, 40)
 CHANGES = st.lists(
@@ -17,6 +22,7 @@ CHANGES = st.lists(
 )
 
 
+@patch.object(ranges_module, "BLOCK", BLOCK)
 @given(changes=CHANGES, start=POSITIONS, end=POSITIONS)
 def test_against_a_set_of_integers(changes, start, end):
     ranges, model = RangeSet(), set()
@@ -32,6 +38,7 @@ def test_against_a_set_of_integers(changes, start, end):
         assert all(low < high for low, high in found)
         assert all(before[1] < after[0] for before, after in pairwise(found)), "joined where they touch"
         assert ranges.total == len(model)
+        assert ranges.blocks == sum(-(-(high - low) // BLOCK) for low, high in found)
         assert len(ranges) == len(found)
     assert ranges.covers(start, end) == (set(range(start, end)) <= model)
     pieces = list(ranges.pieces(start, end))
