@@ -1,6 +1,7 @@
 """The text that the base had where the run wrote is kept, if it still is what the run saw."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,12 +80,23 @@ def test_another_file_that_is_replaced_later(scene: Scene) -> None:
 
 def test_a_base_that_does_not_answer(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ancestors, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(ancestors, "_content", lambda *_: time.sleep(0.5))
+    asked = threading.Semaphore(0)
+    answer = threading.Event()
+
+    def content(*_: object) -> None:
+        reader = threading.current_thread()
+        readers.append(reader)
+        asked.release()
+        answer.wait()
+
+    readers: list[threading.Thread] = []
+    monkeypatch.setattr(ancestors, "_content", content)
     scene.write(b"f", 0, b"x")
-    began = time.monotonic()
-    scene.seal()
-    assert time.monotonic() - began < 0.4
-    assert ancestor(scene, b"f") is None
+    scene.seal()  # comes to an end, though nobody has answered
+    assert ancestor(scene, b"f") is None and asked.acquire(timeout=60)
+    answer.set()
+    for reader in readers:
+        reader.join()
 
 
 def test_it_goes_with_the_run(scene: Scene) -> None:

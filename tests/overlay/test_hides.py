@@ -112,6 +112,7 @@ def test_an_old_file_that_was_moved_into_the_place_of_a_hidden_one(scene: Scene)
     old = scene.base.parent / "old"
     shutil.copytree(scene.base / "d", old)
     time.sleep(0.01)
+    scene.close()
     scene.reopen()
     remove_tree(scene, b"d")
     scene.seal()
