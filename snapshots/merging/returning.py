@@ -77,10 +77,6 @@ class Leaving(NamedTuple):
     others: tuple[str, ...]
 
 
-class _Changed(GoexfsError):
-    """The run is not what the merge left."""
-
-
 def keep(
     store: Store, log: MergeLog, number: int, plan: Plan, leaving: Leaving, state: UpperState | None
 ) -> None:
@@ -129,14 +125,14 @@ def _alone_with(store: Store, found: Returning) -> Iterator[None]:
     try:
         run = store.runs.get(found.run_id)
     except RunUnknown:
-        raise _Changed("is forgotten") from None
+        raise RunState("is forgotten") from None
     if not run.is_live or store.runs.held_lock(run.id) is not None:
         yield
         return
     try:
         lock = store.runs.lock(run.id)
     except (RunBusy, RunState):
-        raise _Changed("is mounted, and stays as it is") from None
+        raise RunState("is mounted, and stays as it is") from None
     try:
         yield
     finally:
@@ -146,7 +142,7 @@ def _alone_with(store: Store, found: Returning) -> Iterator[None]:
 def _give(store: Store, found: Returning, done: "Application") -> Returning:
     run, upper = store.runs.get(found.run_id), store.upper(found.run_id)
     if not run.is_live and (found.rest or run.state != "merged"):
-        raise _Changed(f"has been {run.state}")
+        raise RunState(f"has been {run.state}")
     now = upper.load()
     if run.is_live and not found.rest and now.entries:
         # It was given back by the process that died, with other objects than it had, perhaps.
@@ -168,13 +164,13 @@ def _take(store: Store, found: Returning, done: "Application") -> Returning:
     now = upper.load()
     if not found.rest:
         if not _is_same(difference(UpperState({}, {}, now.next_ino), now, 0), found.old):
-            raise _Changed("has changed since, and stays as it is")
+            raise RunState("has changed since, and stays as it is")
         others = [each for each in found.others if not store.upper(each).load().entries]
         store.discard(run.id, *others, state="merged")
         return replace(found, why_not="")
     rest = msgspec.msgpack.decode(found.rest, type=Rest)
     if not _is_same(_inverse(rest.checkpoint, now), found.old):
-        raise _Changed("has changed since, and stays as it is")
+        raise RunState("has changed since, and stays as it is")
     upper.commit(settle(rest, BasePaths(done.base), store.objects.exists))
     return replace(found, why_not="")
 
@@ -195,7 +191,7 @@ def _revive(store: Store, run_id: str) -> None:
     """Make a merged run a kept one, with nothing in it."""
     run = store.runs.get(run_id)
     if not store.upper(run_id).revive():
-        raise _Changed("stays merged: it has forks, which need what it was")
+        raise RunState("stays merged: it has forks, which need what it was")
     taken = run.name is not None and any(each.name == run.name for each in store.runs.list() if each.id != run_id)
     # All that it hides was looked at for the merge, and is back as it was.
     options = {**run.options, IN_ORDER: time.time_ns()}
@@ -246,19 +242,19 @@ def _onto(found: Returning, now: UpperState) -> Checkpoint:
     for entry in left.entries:
         current = now.entries.get(entry.ino)
         if current is None or stat.S_IFMT(current.mode) != stat.S_IFMT(entry.mode):
-            raise _Changed("has changed since, and stays as it is")
+            raise RunState("has changed since, and stays as it is")
         if current.content is not None and current.content.base_limit:
-            raise _Changed("has changed since, and stays as it is")
+            raise RunState("has changed since, and stays as it is")
         was = old.pop(entry.ino)
         changed = current.changed | was.changed
         entries.append(replace(current, origin=was.origin, ancestor=was.ancestor, changed=changed, opaque=was.opaque))
     if any(now.entries.get(ino) not in (None, old.get(ino)) for ino in left.gone):
-        raise _Changed("has changed since, and stays as it is")
+        raise RunState("has changed since, and stays as it is")
     wanted = {(link.parent, link.name): link.ino for link in found.old.links}
     expected = {(link.parent, link.name): link.ino for link in left.links} | dict.fromkeys(left.unlinked)
     for (parent, name), ino in expected.items():
         if now.links.get(parent, {}).get(name) not in (ino, wanted.get((parent, name))):
-            raise _Changed("has changed since, and stays as it is")
+            raise RunState("has changed since, and stays as it is")
     return replace(found.old, entries=(*entries, *old.values()), next_ino=now.next_ino)
 
 
@@ -274,7 +270,7 @@ def _with_content(entry: Entry, store: Store, done: "Application", staged: dict[
     if entry.content is None or all(store.objects.exists(name) for name in entry.content.objects):
         return entry
     if entry.ino not in staged:
-        raise _Changed("has lost contents in the meantime")
+        raise RunState("has lost contents in the meantime")
     above, name = split(staged[entry.ino])
     directory = BasePaths(done.base).dir(join(done.staging.name, above) if above else done.staging.name)
     fd = done.base.open(directory, name)
