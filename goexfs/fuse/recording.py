@@ -11,9 +11,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
@@ -24,8 +23,8 @@ from snapshots.history.journal import Change, JournalWriter, Process, Read
 
 FRESH_S = 1.0
 """A pid is looked up again after this long: it may belong to another process by then."""
-EXECUTABLE_S = 0.02
-"""How long a thread that reads what a process executes is waited for."""
+PATIENCE_S = 0.02
+"""How long a thread that asks about a process is waited for."""
 KNOWN_LIMIT = 4096
 COMMAND_LIMIT = 4096
 """Bytes of a command line that are recorded."""
@@ -46,7 +45,7 @@ class Recording:
         self._unsynced = Unsynced(directory, directory.parent / "spool")
         self._numbers: dict[_Key, int] = {}
         """of processes that the current segment describes (J5)"""
-        self._programs = _Programs()
+        self._asker = _Asker()
         self._recent: dict[int, tuple[int, float, bytes]] = {}
         self._described: dict[int, Process] = {}
         """by number, those of former segments too: who has a file open stays responsible for what it writes"""
@@ -91,7 +90,6 @@ class Recording:
         """A process is about to become another program."""
         if (recent := self._recent.get(pid)) is not None:
             self._recent[pid] = (recent[0], 0.0, recent[2])  # to be looked up again
-        self._programs.executes(pid)
 
     def number_of(self, pid: int) -> int:
         """The number of a process in the journal, which is the number of the record that describes it;
@@ -102,32 +100,32 @@ class Recording:
             return 0  # the kernel itself, or a process in a namespace that we do not see into
         recent = self._recent.get(pid)
         now = time.monotonic()
-        executable = self._programs.read(pid)
-        if executable is None:  # it becomes another program at this moment: what it does, the old one has left to do
-            return recent[0] if recent is not None else 0
-        if recent is not None and now < recent[1] and recent[2] == executable:
+        name = _name_of(pid)  # another one after most an execve
+        if recent is not None and now < recent[1] and recent[2] == name:
             return recent[0]
         number = self._look_up(pid, ANCESTORS)
+        if number is None:  # it becomes another program at this moment: what it does, the old one has left to do
+            return recent[0] if recent is not None else 0
         if len(self._recent) >= KNOWN_LIMIT:
             self._recent.clear()
-        self._recent[pid] = (number, now + FRESH_S, executable)
+        self._recent[pid] = (number, now + FRESH_S, name)
         return number
 
-    def _look_up(self, pid: int, depth: int) -> int:
-        if pid <= 0 or depth == 0 or (executable := self._programs.read(pid)) is None:
+    def _look_up(self, pid: int, depth: int) -> int | None:
+        """None: the process must not be asked about now."""
+        if pid <= 0 or depth == 0:
             return 0
-        try:
-            pid = _process_of(pid)
-            parent, started = _parent_and_start(pid)
-        except (OSError, ValueError, IndexError):
-            return 0
-        command = self._programs.command(pid)
-        key = (pid, started, executable, command)  # exec(2) makes another program of the same process
+        facts = self._asker.ask(pid)
+        if not isinstance(facts, _Facts):
+            return None if facts is None else 0
+        key = (facts.pid, facts.started, facts.executable, facts.command)  # exec makes another program of a process
         known = self._numbers.get(key)
         if known is not None:
             return known
-        above = self._look_up(parent, depth - 1)
-        return self._describe(key, Process(pid, started, above, executable, command, time.time_ns()))
+        above = self._look_up(facts.parent, depth - 1) or 0
+        return self._describe(
+            key, Process(facts.pid, facts.started, above, facts.executable, facts.command, time.time_ns())
+        )
 
     def _describe(self, key: "_Key", process: Process) -> int:
         try:
@@ -181,6 +179,36 @@ class Recording:
         self._reserve.close()
 
 
+def _name_of(thread: int) -> bytes:
+    """The short name that a program gets from the kernel, empty when the thread is gone; nobody is waited for."""
+    try:
+        with open(f"/proc/{thread}/comm", "rb", buffering=0) as file:
+            return file.read(64)
+    except OSError:
+        return b""
+
+
+class _Facts(NamedTuple):
+    """What /proc says of a process."""
+
+    pid: int
+    parent: int
+    started: int
+    executable: bytes
+    """its path, empty when it may not be known"""
+    command: tuple[bytes, ...]
+
+
+def _facts_of(thread: int) -> _Facts | Exception:
+    """Of the process of a thread, or why there are none.  May wait for the process."""
+    try:
+        pid = _process_of(thread)
+        parent, started = _parent_and_start(pid)
+        return _Facts(pid, parent, started, _executable(pid), _command(pid))
+    except (OSError, ValueError, IndexError) as e:
+        return e
+
+
 def _process_of(thread: int) -> int:
     """The kernel names the thread that makes a request; the process is its thread group."""
     with open(f"/proc/{thread}/status", "rb") as file:
@@ -194,61 +222,6 @@ def _parent_and_start(pid: int) -> tuple[int, int]:
     with open(f"/proc/{pid}/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     return int(fields[1]), int(fields[19])
-
-
-class _Programs:
-    """Reads which program a process executes, without waiting for the process.
-
-    The kernel (6.18 does) holds back what /proc says of a process until an execve(2) that goes on is over, and that
-    closes files, so it may be waiting for an answer of this filesystem: asked on the event loop, it would be the end of
-    both.  So of a process that has opened a program in the mount to execute it, a thread asks, for a short time.  So
-    it does for every command line: that is in the memory of the process, whose lock is held by whoever maps and unmaps
-    there, and he may wait for a page of this filesystem to be written.
-    """
-
-    def __init__(self) -> None:
-        self._executing: set[int] = set()
-        self._asked: queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]] | None = None
-
-    def executes(self, pid: int) -> None:
-        """A process is about to execute something of the mount."""
-        if len(self._executing) >= KNOWN_LIMIT:
-            self._executing.clear()  # of processes long gone
-        self._executing.add(pid)
-
-    def read(self, pid: int) -> bytes | None:
-        """The path of the program, empty when it may not be known; None while the process must not be asked about."""
-        if pid not in self._executing:
-            return _executable(pid)
-        found: bytes | None = self._in_thread(partial(_executable, pid))
-        if found is not None:
-            self._executing.discard(pid)
-        return found
-
-    def command(self, pid: int) -> tuple[bytes, ...]:
-        """The command line, empty when it may not be known or cannot be had now."""
-        found: tuple[bytes, ...] | None = self._in_thread(partial(_command, pid))
-        return found or ()
-
-    def _in_thread(self, ask: Callable[[], Any]) -> Any:
-        """What a thread answers within a short time, else None."""
-        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        if self._asked is None:
-            self._asked = queue.SimpleQueue()
-            threading.Thread(target=self._run, args=(self._asked,), name="goexfs-exe", daemon=True).start()
-        self._asked.put((ask, answer))
-        try:
-            return answer.get(timeout=EXECUTABLE_S)
-        except queue.Empty:
-            self._asked = None  # that thread goes when it is let go; the next question has another
-            return None
-
-    def _run(self, asked: "queue.SimpleQueue[tuple[Callable[[], Any], queue.SimpleQueue[Any]]]") -> None:
-        while True:
-            ask, answer = asked.get()
-            answer.put(ask())
-            if self._asked is not asked:
-                return
 
 
 def _executable(pid: int) -> bytes:
@@ -265,3 +238,37 @@ def _command(pid: int) -> tuple[bytes, ...]:
     except OSError:
         return ()
     return tuple(line.rstrip(b"\0").split(b"\0")) if line else ()
+
+
+class _Asker:
+    """Has a thread ask about processes, and waits for it for a short time only.
+
+    The kernel (6.18 does) holds back what /proc says of a process (``exe``, ``stat``) until an execve(2) that goes on
+    is over; that closes files, whose times it tells first, so it may be waiting for an answer of this filesystem,
+    whatever it executes.  The command line is in the memory of the process, whose lock is held by whoever maps and
+    unmaps there, and he may wait for a page of this filesystem to be written.  Asked on the event loop, either would
+    be the end of both.
+    """
+
+    def __init__(self) -> None:
+        self._asked: queue.SimpleQueue[tuple[int, queue.SimpleQueue[_Facts | Exception]]] | None = None
+
+    def ask(self, pid: int) -> _Facts | Exception | None:
+        """What there is to know; None when nobody can say within a short time."""
+        answer: queue.SimpleQueue[_Facts | Exception] = queue.SimpleQueue()
+        if self._asked is None:
+            self._asked = queue.SimpleQueue()
+            threading.Thread(target=self._run, args=(self._asked,), name="goexfs-proc", daemon=True).start()
+        self._asked.put((pid, answer))
+        try:
+            return answer.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            self._asked = None  # that thread goes when it is let go; the next question has another
+            return None
+
+    def _run(self, asked: "queue.SimpleQueue[tuple[int, queue.SimpleQueue[_Facts | Exception]]]") -> None:
+        while True:
+            pid, answer = asked.get()
+            answer.put(_facts_of(pid))
+            if self._asked is not asked:
+                return

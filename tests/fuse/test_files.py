@@ -333,3 +333,18 @@ def test_privileges_are_lost_by_writing_and_by_a_new_owner(base: Path, area: Pat
             file.write("more\n")
         os.truncate(path, 3)
         assert path.stat().st_mode & 0o7777 == 0o6777, "root may write without loss"
+
+
+def test_a_program_that_is_executed_while_it_has_written(mount: Mounted) -> None:
+    """execve(2) closes what is to be closed, which tells times, and /proc keeps silent about the process till then:
+    of a program outside the mount nobody is told beforehand.
+    """
+    program = (
+        "import os\n"
+        "fd = os.open('written', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)\n"
+        "os.write(fd, b'x' * 5000)\n"
+        "os.execv('/bin/true', ['true'])\n"
+    )
+    for _ in range(10):
+        subprocess.run([sys.executable, "-Sc", program], cwd=mount.path, check=True, timeout=60)
+    assert (mount.path / "written").stat().st_size == 5000

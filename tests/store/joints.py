@@ -14,7 +14,7 @@ from snapshots.storage.store import Store
 from snapshots.upkeep.fsck import fsck
 from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 MEMORY = Path("/dev/shm")

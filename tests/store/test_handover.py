@@ -18,7 +18,8 @@ from snapshots.storage.store import Store
 from snapshots.upkeep.fsck import fsck
 from snapshots.upkeep.gc import gc
 from tests.store.test_merge_killed import die_at
-from tests.store.test_merge_run import FailAt, Work, is_of_the_base
+from tests.store.test_merge_run import FailAt, is_of_the_base
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 DATA = random.Random(5).randbytes(1_200_000)  # the mirror puts more than a mebibyte into one object

@@ -14,7 +14,7 @@ from snapshots.upkeep.gc import gc
 from tests.store.sessions import write
 from tests.store.test_merge_hunks import OLD, edited, offered, view
 from tests.store.test_merge_killed import die_at, every_step
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 

@@ -20,7 +20,7 @@ from snapshots.merging.undo import undo
 from snapshots.storage import durable
 from snapshots.storage.store import Store
 from tests.store.sessions import write
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 

@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import stat
-from pathlib import Path
 
 import pytest
 
@@ -20,26 +19,10 @@ from snapshots.merging.partial import together
 from snapshots.merging.undo import undo
 from snapshots.review.compare import Sides, carried
 from snapshots.review.diff import Status, diff
-from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
-from tests.store.test_merge_run import Work
+from tests.store.sessions import every_kind_of_change, write
 from tests.support.trees import differences, picture
 
 OLD = "".join(f"line {n}\n" for n in range(40))
-
-
-@pytest.fixture
-def work(store, base, tmp_path):
-    made = []
-
-    def begin(change, before=lambda base: None):
-        before(Path(os.fsdecode(base)))
-        made.append(Work(store, base, tmp_path / f"there{len(made)}", change))
-        return made[-1]
-
-    every_kind_of_base(Path(os.fsdecode(base)))
-    yield begin
-    for w in made:
-        w.mirror.close()
 
 
 def edited(text, *numbers):

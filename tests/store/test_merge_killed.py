@@ -16,7 +16,7 @@ from snapshots.storage.store import Store
 from snapshots.upkeep.fsck import fsck
 from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 

@@ -1,7 +1,6 @@
 """Merging a part of a run: the base gets that part, the run keeps the rest, and both together are all of it."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -11,23 +10,8 @@ from snapshots.layers.tree import UpperTree
 from snapshots.merging.merge import merge
 from snapshots.merging.undo import undo
 from snapshots.review.diff import diff
-from tests.store.sessions import every_kind_of_base, write
-from tests.store.test_merge_run import Work
+from tests.store.sessions import write
 from tests.support.trees import differences, picture
-
-
-@pytest.fixture
-def work(store, base, tmp_path):
-    made = []
-
-    def begin(change):
-        made.append(Work(store, base, tmp_path / f"there{len(made)}", change))
-        return made[-1]
-
-    every_kind_of_base(Path(os.fsdecode(base)))
-    yield begin
-    for w in made:
-        w.mirror.close()
 
 
 def several(there):

@@ -19,7 +19,7 @@ from snapshots.storage.runs import Run
 from snapshots.storage.store import Store
 from snapshots.upkeep.fsck import fsck
 from tests.store.operations import base_sequences, perform, sequences
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 Ops = list[tuple[object, ...]]

@@ -5,71 +5,15 @@ import os
 import random
 import shutil
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
-from snapshots.entries import Checkpoint, Link
 from snapshots.errors import BaseError, Conflict, MergeError, RunBusy, RunState, StoreError
-from snapshots.merging.merge import ConflictKind, merge
+from snapshots.merging.merge import ConflictKind
 from snapshots.storage import durable
 from snapshots.storage.store import Store
-from tests.store.mirror import Mirror
-from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
-from tests.support.trees import differences, picture
-
-
-class Work:
-    """A kept run over a base, with a mirror of what it shows."""
-
-    def __init__(self, store, base, there, change, *, whole=None, **kwargs):
-        self.store, self.base, self.there = store, Path(os.fsdecode(base)), there
-        self.mirror = Mirror(self.base, there)
-        time.sleep(0.01)  # the clock of ctimes is a coarse one
-        self.run = store.runs.create(base=base, name=None, command=("sh",), options={"kept": 1}, whole=whole)
-        change(there)
-        self.expected = picture(there)
-        state = self.mirror.state(store.objects, **kwargs)
-        links = tuple(
-            Link(parent, name, ino, state.hides.get(parent, {}).get(name))
-            for parent, names in state.links.items()
-            for name, ino in names.items()
-        )
-        store.upper(self.run.id).commit(Checkpoint(tuple(state.entries.values()), (), links, (), state.next_ino))
-        self.run = store.runs.update(self.run.id, state="kept")
-        self.before = picture(self.base)
-
-    @property
-    def state(self):
-        return self.store.runs.get(self.run.id).state
-
-    def merge(self, **kwargs):
-        return merge(self.store, self.run, **kwargs)
-
-    def assert_untouched(self):
-        assert differences(self.before, picture(self.base)) == []
-        assert self.state == "kept"
-        assert self.store.upper(self.run.id).load().entries
-
-    def assert_merged(self):
-        assert differences(self.expected, picture(self.base)) == []
-        assert self.state == "merged"
-        assert not self.store.upper(self.run.id).load().entries
-
-
-@pytest.fixture
-def work(store, base, tmp_path):
-    made = []
-
-    def begin(change=every_kind_of_change, **kwargs):
-        made.append(Work(store, base, tmp_path / "there", change, **kwargs))
-        return made[-1]
-
-    every_kind_of_base(Path(os.fsdecode(base)))
-    yield begin
-    for w in made:
-        w.mirror.close()
+from tests.store.sessions import write
+from tests.support.trees import picture
 
 
 def test_a_merge(work, store):

@@ -1,9 +1,6 @@
 """What an undo gives back to the run, and when it leaves the run alone."""
 
-import os
-from pathlib import Path
 
-import pytest
 
 from snapshots.history.forks import fork
 from snapshots.merging.merge import merge
@@ -12,24 +9,9 @@ from snapshots.merging.settle import Resolution
 from snapshots.merging.undo import undo
 from snapshots.storage.store import Store
 from snapshots.upkeep.gc import gc
-from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
+from tests.store.sessions import every_kind_of_change, write
 from tests.store.test_merge_partial import changed, chosen, several
-from tests.store.test_merge_run import Work
 from tests.support.trees import differences, picture
-
-
-@pytest.fixture
-def work(store, base, tmp_path):
-    made = []
-
-    def begin(change=several):
-        made.append(Work(store, base, tmp_path / f"there{len(made)}", change))
-        return made[-1]
-
-    every_kind_of_base(Path(os.fsdecode(base)))
-    yield begin
-    for w in made:
-        w.mirror.close()
 
 
 def test_a_whole_run_comes_back_and_can_be_merged_in_part(work, store):
@@ -49,7 +31,7 @@ def test_a_whole_run_comes_back_and_can_be_merged_in_part(work, store):
 
 
 def test_the_undo_of_the_undo_takes_them_again(work, store):
-    w = work()
+    w = work(several)
     number = merge(store, w.run, choose=chosen(b"edited", b"new", b"new/f")).number
     rest = changed(w)
     again = undo(store, undo(store, number).number)
@@ -62,7 +44,7 @@ def test_the_undo_of_the_undo_takes_them_again(work, store):
 
 
 def test_a_name_that_is_taken_meanwhile(work, store, base):
-    w = work()
+    w = work(several)
     store.runs.update(w.run.id, name="mine")
     number = merge(store, store.runs.get(w.run.id)).number
     store.runs.create(base=base, name="mine")
@@ -71,7 +53,7 @@ def test_a_name_that_is_taken_meanwhile(work, store, base):
 
 
 def test_a_locked_run_stays_as_it_is(work, store):
-    w = work()
+    w = work(several)
     number = merge(store, w.run, choose=chosen(b"edited")).number
     rest = changed(w)
     with Store.open(store.path) as other, other.runs.lock(w.run.id):
@@ -82,7 +64,7 @@ def test_a_locked_run_stays_as_it_is(work, store):
 
 
 def test_a_run_that_is_gone_or_has_forks(work, store):
-    w = work()
+    w = work(several)
     number = merge(store, w.run, choose=chosen(b"edited")).number
     other = fork(store, w.run.id, store.upper(w.run.id).load().journal)
     whole = merge(store, w.run).number
@@ -95,7 +77,7 @@ def test_a_run_that_is_gone_or_has_forks(work, store):
 
 
 def test_what_the_merge_settled_is_as_the_run_had_it(work, store):
-    w = work()
+    w = work(several)
     write(w.base / "edited", "by the user, meanwhile")
     number = merge(store, w.run, resolve=lambda _: Resolution.OURS).number
     gc(store)
@@ -105,7 +87,7 @@ def test_what_the_merge_settled_is_as_the_run_had_it(work, store):
 
 
 def test_it_goes_with_the_pre_images(work, store):
-    number = merge(store, work().run).number
+    number = merge(store, work(several).run).number
     merge(store, work(lambda there: write(there / "edited", "later")).run)
     log = MergeLog(store)
     assert (log.directory(number) / "run").exists()

@@ -22,7 +22,7 @@ from snapshots.upkeep.fsck import fsck
 from snapshots.upkeep.gc import gc
 from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
 from tests.store.test_merge_killed import die_at
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 LINES = [f"line {number}" for number in range(30)]

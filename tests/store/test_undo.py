@@ -16,23 +16,9 @@ from snapshots.merging.plan import ConflictKind
 from snapshots.merging.undo import latest, undo
 from snapshots.storage.store import Store
 from tests.store.operations import base_sequences, perform, sequences
-from tests.store.sessions import every_kind_of_base, every_kind_of_change, write
-from tests.store.test_merge_run import Work
+from tests.store.sessions import write
+from tests.store.work import Work
 from tests.support.trees import differences, picture
-
-
-@pytest.fixture
-def work(store, base, tmp_path):
-    made = []
-
-    def begin(change=every_kind_of_change):
-        made.append(Work(store, base, tmp_path / f"there{len(made)}", change))
-        return made[-1]
-
-    every_kind_of_base(Path(os.fsdecode(base)))
-    yield begin
-    for w in made:
-        w.mirror.close()
 
 
 def inodes(base):

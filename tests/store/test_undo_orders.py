@@ -18,7 +18,7 @@ from snapshots.merging.undo import undo
 from snapshots.upkeep.fsck import fsck
 from tests.store.sessions import every_kind_of_base, write
 from tests.store.test_merge_hunks import OLD, edited, offered
-from tests.store.test_merge_run import Work
+from tests.store.work import Work
 from tests.support.trees import differences, picture
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
