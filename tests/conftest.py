@@ -45,13 +45,15 @@ def area(session_area: Path) -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def nothing_left_behind(session_area: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fail a test that left a mount or a process; undo both first, so that the next test is not the victim."""
-    yield
-    left = leftovers.clear(session_area, tmp_path_factory.getbasetemp())
-    assert not left, f"the test left behind: {left}"
     places = (session_area, tmp_path_factory.getbasetemp())
-    if leftovers.own_files_below(*places):
+    before = set(leftovers.own_files_below(*places))
+    yield
+    left = leftovers.clear(*places)
+    assert not left, f"the test left behind: {left}"
+    if set(leftovers.own_files_below(*places)) - before:
         gc.collect()  # what only a cycle holds is nobody's mistake
-    assert not (files := leftovers.own_files_below(*places)), f"the test left open: {files}"
+    files = sorted(set(leftovers.own_files_below(*places)) - before)
+    assert not files, f"the test left open: {files}"
 
 
 @pytest.fixture(autouse=True)

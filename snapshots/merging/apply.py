@@ -117,10 +117,12 @@ class Application:
         try:
             course = _decode(found[0])
         except msgspec.MsgspecError as e:
+            staging.close()
             raise MergeError(
                 f"the journal in {readable(name)} in the base is damaged ({e}); see what is in there"
             ) from e
         if course.token != token:  # planted: it would be carried out with the rights of whoever recovers
+            staging.close()
             raise MergeError(f"the journal in {readable(name)} in the base is not that of the merge; move it away")
         self = cls(course.plan, base, None, name, slots, backward=course.backward, trail=course.trail)
         self.staging = staging

@@ -330,7 +330,7 @@ def retyped(there):
 )
 def test_a_part_that_makes_no_sense_alone_is_refused_by_name(work, store, change, chosen):
     w = work(change)
-    with pytest.raises(SelectionRefused, match=r"as a whole|has another name|came from"):
+    with pytest.raises(SelectionRefused, match=r"as a whole|has another name|came from|cannot be left out alone"):
         merge(store, w.run, choose=lambda change: change.path in chosen)
     w.assert_untouched()
     groups = with_changes(w, lambda tree, changes, _: together(tree.state, changes))
