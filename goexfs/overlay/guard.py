@@ -274,8 +274,6 @@ class Guard:
 _FLAG = {Kind.HIDE: HIDDEN, Kind.MASK: MASKED, Kind.READ_ONLY: READ_ONLY, Kind.NO_DELETE: NO_DELETE}
 
 
-
-
 def _join(directory: BaseDir, name: bytes) -> bytes:
     above = directory.path
     return above + b"/" + name if above else name

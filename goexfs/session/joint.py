@@ -107,7 +107,7 @@ class JointHandle(JointPast, RunHandle):
     def paired(self, changes: "Sequence[Change]", *, times: bool = False, from_base: bool = True) -> "list[Change]":
         """As ``RunHandle.paired``, within each base."""
         found = []
-        for number, within in sorted(self._bases.within(changes).items()):
+        for number, within in self.divide(changes):
             paired = self._parts[number].paired(within, times=times, from_base=from_base)
             found += self._bases.placed(number, paired)
         return found
@@ -123,7 +123,7 @@ class JointHandle(JointPast, RunHandle):
     def by_process(self, changes: "list[Change]") -> "list[tuple[tuple[Process, ...], list[Change]]]":
         """As ``RunHandle.by_process``, in all bases: one command line is one group wherever it wrote."""
         groups: dict[tuple[bytes, ...], tuple[tuple[Process, ...], list[Change]]] = {}
-        for number, within in sorted(self._bases.within(changes).items()):
+        for number, within in self.divide(changes):
             for lineage, made in self._parts[number].by_process(within):
                 key = (lineage[0].command or (lineage[0].executable,)) if lineage else ()
                 groups.setdefault(key, (lineage, []))[1].extend(self._bases.placed(number, made))

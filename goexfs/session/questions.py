@@ -182,7 +182,6 @@ class Asker:
                     pass  # the server is gone
 
 
-
 class LimitAsker:
     """Puts what waits at a limit to the user."""
 

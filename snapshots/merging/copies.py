@@ -7,6 +7,7 @@ the way back, instead of being copied, if it is still there.  Follows nothing.  
 
 import os
 import stat
+from collections.abc import Iterator
 
 import msgspec
 
@@ -142,16 +143,22 @@ def _copy_content(from_fd: int, name: bytes, to_fd: int, to_name: bytes, size: i
     try:
         target = disk.create(to_fd, to_name)
         try:
-            end = 0
-            while end < size:
-                try:
-                    start = os.lseek(source, end, os.SEEK_DATA)
-                except OSError:
-                    break  # a hole to the end
-                end = min(os.lseek(source, start, os.SEEK_HOLE), size)
-                disk.copy(source, start, target, start, end - start)
+            for start, length in data_ranges(source, size):
+                disk.copy(source, start, target, start, length)
             disk.truncate(target, size)
         finally:
             os.close(target)
     finally:
         os.close(source)
+
+
+def data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Offset and length, in bytes, of what is no hole in the first *size* bytes of a file."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError:
+            return  # a hole to the end
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end - start

@@ -33,6 +33,7 @@ from snapshots.entries import (
 )
 from snapshots.errors import GoexfsError, RunBusy, RunState, RunUnknown, StoreDamaged
 from snapshots.layers.basepaths import BasePaths, join, split
+from snapshots.merging.copies import data_ranges
 from snapshots.merging.mergelog import RETURNING, MergeLog
 from snapshots.merging.partial import Rest, settle
 from snapshots.merging.plan import Plan
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
 
 IN_ORDER = "base_in_order_ns"
 """Option of a run: when the base was last known to be as the run saw it, later than its beginning."""
-
-
 
 _MOST = 4 << 20
 """Bytes of a content that is kept for a run though the merge settled the file otherwise."""
@@ -88,7 +87,7 @@ def keep(
     if leaving.rest:
         old = _inverse(msgspec.msgpack.decode(leaving.rest, type=Rest).checkpoint, now)
     else:
-        old = difference(UpperState({}, {}, now.next_ino), now, 0)
+        old = _all_of(now)
     found = Returning(leaving.run_id, old, leaving.rest, _not_merged(old, plan, store), leaving.others)
     durable.write_file(path, msgspec.msgpack.encode(found))
 
@@ -146,7 +145,7 @@ def _give(store: Store, found: Returning, done: "Application") -> Returning:
     now = upper.load()
     if run.is_live and not found.rest and now.entries:
         # It was given back by the process that died, with other objects than it had, perhaps.
-        return replace(found, old=difference(UpperState({}, {}, now.next_ino), now, 0), why_not="")
+        return replace(found, old=_all_of(now), why_not="")
     store.objects.put_many(found.contents.values())
     old = _on_base(_with_contents(_onto(found, now), store, done), now, BasePaths(done.base))
     with store.database.transaction():
@@ -163,7 +162,7 @@ def _take(store: Store, found: Returning, done: "Application") -> Returning:
         return found
     now = upper.load()
     if not found.rest:
-        if not _is_same(difference(UpperState({}, {}, now.next_ino), now, 0), found.old):
+        if not _is_same(_all_of(now), found.old):
             raise RunState("has changed since, and stays as it is")
         others = [each for each in found.others if not store.upper(each).load().entries]
         store.discard(run.id, *others, state="merged")
@@ -200,6 +199,11 @@ def _revive(store: Store, run_id: str) -> None:
 
 
 # -- what is brought back
+
+
+def _all_of(now: UpperState) -> Checkpoint:
+    """What makes ``now`` of an empty upper."""
+    return difference(UpperState({}, {}, now.next_ino), now, 0)
 
 
 def _inverse(change: Checkpoint, now: UpperState) -> Checkpoint:
@@ -276,21 +280,10 @@ def _with_content(entry: Entry, store: Store, done: "Application", staged: dict[
     fd = done.base.open(directory, name)
     try:
         size = os.fstat(fd).st_size
-        extents = store.objects.put_ranges(fd, list(_data_ranges(fd, size)))
+        extents = store.objects.put_ranges(fd, list(data_ranges(fd, size)))
     finally:
         os.close(fd)
     return replace(entry, content=Content(size, 0, tuple(extents)), size=size)
-
-
-def _data_ranges(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError:
-            return  # a hole to the end
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, end - start
 
 
 def _on_base(old: Checkpoint, now: UpperState, base: BasePaths) -> Checkpoint:

@@ -33,6 +33,15 @@ def begin(goexfs: Command, terminals: list[Terminal], tmp_path: Path, script: st
     return terminals[-1]
 
 
+def refuse_the_last(terminal: Terminal) -> None:
+    """Say no, and see the command go on with its terminal."""
+    terminal.type("n\n")
+    terminal.expect("refused-f3")
+    terminal.type("typed\n")
+    terminal.expect("got-typed")
+    assert terminal.wait() == 0
+
+
 @pytest.mark.parametrize("options", [(), ("--no-sandbox",)])
 def test_what_waits_is_asked_about(
     goexfs: Command, terminals: list[Terminal], tmp_path: Path, base: Path, options: tuple[str, ...]
@@ -49,11 +58,7 @@ def test_what_waits_is_asked_about(
     terminal.type("y\n")
     terminal.expect("removed-f2")
     terminal.expect(QUESTION.format(3))
-    terminal.type("n\n")
-    terminal.expect("refused-f3")
-    terminal.type("typed\n")
-    terminal.expect("got-typed")  # the command has its terminal
-    assert terminal.wait() == 0
+    refuse_the_last(terminal)
     assert terminal.echo
 
 
@@ -62,11 +67,7 @@ def test_no_is_for_what_comes_after_too(
 ) -> None:
     terminal = begin(goexfs, terminals, tmp_path, DELETE)
     terminal.expect(QUESTION.format(1))
-    terminal.type("n\n")
-    terminal.expect("refused-f3")
-    terminal.type("typed\n")
-    terminal.expect("got-typed")  # the command has its terminal
-    assert terminal.wait() == 0
+    refuse_the_last(terminal)
     assert len(re.findall("the run waits", terminal.shown)) == 1
     assert [change["path"] for change in goexfs.json("diff", "work")["changes"]] == ["f0"]
 

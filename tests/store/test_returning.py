@@ -1,7 +1,6 @@
 """What an undo gives back to the run, and when it leaves the run alone."""
 
 
-
 from snapshots.history.forks import fork
 from snapshots.merging.merge import merge
 from snapshots.merging.mergelog import MergeLog

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 
 from snapshots.errors import Conflict, MergeError
-from snapshots.merging import disk, mergelog
 from snapshots.merging.mergelog import MergeLog
 from snapshots.merging.plan import ConflictKind
 from snapshots.merging.undo import latest, undo
 from snapshots.storage.store import Store
 from tests.store.operations import base_sequences, perform, sequences
 from tests.store.sessions import write
-from tests.store.work import Work
+from tests.store.work import Work, keep_elsewhere
 from tests.support.trees import differences, picture
 
 
@@ -163,14 +162,7 @@ def test_the_oldest_pre_images_go_first(work, store):
 
 
 def test_across_filesystems_it_is_copied(work, store, monkeypatch):
-    rename = disk.rename
-
-    def within(from_fd, from_name, to_fd, to_name):
-        if {from_name, to_name} & {mergelog.KEPT} and from_name != b"kept.part":
-            raise OSError(18, "Invalid cross-device link")
-        rename(from_fd, from_name, to_fd, to_name)
-
-    monkeypatch.setattr(disk, "rename", within)
+    keep_elsewhere(monkeypatch)
     w = work()
     number = w.merge().number
     assert not [name for name in os.listdir(w.base) if name.startswith(".goexfs")]

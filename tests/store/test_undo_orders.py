@@ -10,7 +10,6 @@ import pytest
 
 from snapshots.errors import Conflict
 from snapshots.layers.basepaths import is_below
-from snapshots.merging import disk, mergelog
 from snapshots.merging.choosing import Chosen
 from snapshots.merging.merge import merge
 from snapshots.merging.settle import Resolution
@@ -18,7 +17,7 @@ from snapshots.merging.undo import undo
 from snapshots.upkeep.fsck import fsck
 from tests.store.sessions import every_kind_of_base, write
 from tests.store.test_merge_hunks import OLD, edited, offered
-from tests.store.work import Work
+from tests.store.work import Work, keep_elsewhere
 from tests.support.trees import differences, picture
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
@@ -135,21 +134,10 @@ def without_counts(found):
     return {path: {k: v for k, v in each.items() if k not in ("nlink", "same_as")} for path, each in found.items()}
 
 
-def across(monkeypatch):
-    rename = disk.rename
-
-    def within(from_fd, from_name, to_fd, to_name):
-        if {from_name, to_name} & {mergelog.KEPT} and from_name != b"kept.part":
-            raise OSError(18, "Invalid cross-device link")
-        rename(from_fd, from_name, to_fd, to_name)
-
-    monkeypatch.setattr(disk, "rename", within)
-
-
 @pytest.mark.parametrize("filesystems", ["one", "two"])
 def test_every_order(runs, store, base, filesystems, monkeypatch):
     if filesystems == "two":
-        across(monkeypatch)
+        keep_elsewhere(monkeypatch)
     length = 5 if LONG else 4
     orders = list(itertools.permutations(range(length)))
     if not LONG:  # the last ones are those that conflict least

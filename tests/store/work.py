@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from snapshots.entries import Checkpoint, Link
+from snapshots.merging import disk, mergelog
 from snapshots.merging.merge import merge
 from tests.store.mirror import Mirror
 from tests.support.trees import differences, picture
@@ -46,3 +47,15 @@ class Work:
         assert differences(self.expected, picture(self.base)) == []
         assert self.state == "merged"
         assert not self.store.upper(self.run.id).load().entries
+
+
+def keep_elsewhere(monkeypatch):
+    """Have the log of merges be on another filesystem than the base, as far as renames can tell."""
+    rename = disk.rename
+
+    def within(from_fd, from_name, to_fd, to_name):
+        if {from_name, to_name} & {mergelog.KEPT} and from_name != b"kept.part":
+            raise OSError(18, "Invalid cross-device link")
+        rename(from_fd, from_name, to_fd, to_name)
+
+    monkeypatch.setattr(disk, "rename", within)
