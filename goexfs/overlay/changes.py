@@ -86,7 +86,6 @@ class Changes:
             self.links.add((directory, name))
             self._untold_links.add((directory, name))
             self._untold[directory.ino] = directory
-            directory.version += 1
             self.before(directory)
             directory.mtime_ns = directory.ctime_ns = now_ns
             self.keep(directory, Changed.NAMES)

@@ -1,7 +1,9 @@
 """Directory listings.
 
-Owns the order of names and the positions in it.  A listing takes the names once, when it starts (or is rewound), and
-numbers them; so a position stays valid whatever is created or removed meanwhile, and no name is lost or doubled.
+Owns the order of names and the positions in it.  A listing takes the names once, when it starts (or is rewound); and a
+name has the same position in every listing of a directory, for the kernel may begin one with what it kept of another,
+and ask us for the rest.  So a position stays valid whatever is created or removed meanwhile, and no name is lost or
+doubled.
 Nodes are loaded as the listing reaches them.  Event-loop thread only.
 """
 
@@ -25,6 +27,7 @@ class DirHandle:
     def __init__(self, node: Dir) -> None:
         self.node = node
         self.names: list[bytes] | None = None
+        """by position; empty where a name is gone"""
 
 
 class Listings:
@@ -53,13 +56,15 @@ class Listings:
         """
         node = handle.node
         if start == 0 or handle.names is None:
-            handle.names = self._names(node)
+            handle.names = self._numbered(node, anew=start == 0)
         if start <= 0:
             yield b".", node, 1
         if start <= 1:
             yield b"..", node.parent or node, 2
         names = handle.names
         for at in range(max(start - 2, 0), len(names)):
+            if not names[at]:
+                continue
             try:
                 child = self._view.find(node, names[at])
             except WouldBlock as blocked:
@@ -72,7 +77,7 @@ class Listings:
         base = self._view.base
         if not isinstance(base, LocalBaseTree) or node.base is None:
             return blocked
-        return base.ahead(node.base, [name for name in names if name not in node.children], blocked)
+        return base.ahead(node.base, [name for name in names if name and name not in node.children], blocked)
 
     def fetching(self, node: Dir, names: list[bytes]) -> Callable[[], object]:
         """For a worker thread: have the disk begin to read these files of the base directory below *node*."""
@@ -80,6 +85,21 @@ class Listings:
         if not isinstance(base, LocalBaseTree) or node.base is None:
             return lambda: None
         return base.fetching(node.base, names)
+
+    def _numbered(self, node: Dir, *, anew: bool) -> list[bytes]:
+        """The names now, each at its position.  Numbered ``anew`` if most are gone and nobody else is listing."""
+        names = self._names(node)
+        known = node.numbered
+        if known is None or known == names or (anew and node.opens == 1 and len(known) > 2 * len(names)):
+            node.numbered = names
+            return names
+        there = set(names)
+        old = [name if name in there else b"" for name in known]
+        there.difference_update(known)
+        new = [name for name in names if name in there]
+        if new:
+            node.numbered = known + new
+        return old + new
 
     def _names(self, node: Dir) -> list[bytes]:
         children, hidden, guard = node.children, node.hidden, self._view.guard

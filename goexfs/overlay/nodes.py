@@ -181,7 +181,7 @@ WHITEOUT = Whiteout()
 class Dir(Node):
     """A directory: its known names, and the base directory that shows through."""
 
-    __slots__ = ("aliases", "base", "children", "default_acl", "hidden", "hides", "version")
+    __slots__ = ("aliases", "base", "children", "default_acl", "hidden", "hides", "numbered")
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
@@ -200,8 +200,8 @@ class Dir(Node):
         """
         self.aliases: set[bytes] | None = None
         """names that are in the base only and lead to kept nodes: the other hard links of what the run changed"""
-        self.version = 0
-        """counts changes of names, for listings"""
+        self.numbered: list[bytes] | None = None
+        """names by the position that they have in listings; never changed, only replaced"""
 
     @property
     def is_dir(self) -> bool:

@@ -95,7 +95,6 @@ class Rewinding:
             stale.append(Invalidation(parent, name))
             directory = view.nodes.get(parent)
             if isinstance(directory, Dir):
-                directory.version += 1
                 view.changes.links.add((directory, name))
         view.changes.count += 1
         view.changes.last_ns = now_ns

@@ -240,3 +240,20 @@ def test_the_first_write_to_a_large_base_file_copies_little(area: Path, store: S
     scene.mount.close(file)
     assert list(scene.spool.iterdir()) == []
     scene.close()
+
+
+def test_a_listing_goes_on_where_another_one_was(scene: Scene) -> None:
+    """The kernel may begin a listing with what it kept of another, and ask for the rest when names are gone."""
+    for number in range(40):
+        scene.write(b"n%d" % number, 0, b"")
+    overlay = scene.overlay
+    first = list(overlay.readdir(overlay.opendir(overlay.root), 2))
+    for name, _, _ in first[:20:2]:
+        scene.mount.unlink(name)
+    scene.write(b"new", 0, b"")
+    whole = [name for name, _, _ in overlay.readdir(overlay.opendir(overlay.root), 0)]
+    assert sorted(whole) == sorted([b".", b"..", b"new", *(name for name, _, _ in [*first[1:20:2], *first[20:]])])
+    for at in (5, 20, 33):
+        rest = [name for name, _, _ in overlay.readdir(overlay.opendir(overlay.root), first[at][2])]
+        gone = {name for name, _, _ in first[:20:2]}
+        assert rest == [*(name for name, _, _ in first[at + 1 :] if name not in gone), b"new"]
