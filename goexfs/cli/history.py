@@ -16,7 +16,7 @@ from goexfs.cli.output import age, count, note, print_json, print_table, printab
 from goexfs.cli.params import ANY_PATH, POINT, RUN, json_option, path_in
 
 if TYPE_CHECKING:
-    from goexfs.session import RunHandle, RunStore
+    from goexfs.session import RunHandle
     from snapshots.history.history import Snapshot
     from snapshots.history.rewind import Rewound
 
@@ -121,14 +121,11 @@ def fork_command(ref: str, name: str | None, as_json: bool) -> None:
 
 
 @contextmanager
-def fork_to_merge(store: "RunStore", run: "RunHandle", at: str) -> "Iterator[RunHandle]":
+def fork_to_merge(run: "RunHandle", at: str) -> "Iterator[RunHandle]":
     """A fork of a run at a point, for as long as it takes to merge it; what a partial merge leaves of it stays."""
-    from snapshots.merging.mergelog import MergeLog
-
     with run.as_it_was(at) as fork:
         yield fork
-        ids = {part.id for part in fork.parts}
-        if any(record.run_id in ids for record in MergeLog(store.store).records()):
+        if fork.was_merged:
             note(f"{run.record.label} itself stays as it is")
 
 

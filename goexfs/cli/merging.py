@@ -67,13 +67,13 @@ def merge_command(
     with goexfs.open_store(create=False) as store, ExitStack() as ends:
         run, at = store.point(ref)
         if at is not None:
-            run = ends.enter_context(fork_to_merge(store, run, at))
+            run = ends.enter_context(fork_to_merge(run, at))
         others = more_runs(store, run, paths)
         if others:
             if interactive or listed is not None or dry_run:
                 raise click.UsageError("-p, --hunks and --dry-run take one run")
             forked = [
-                other if point is None else ends.enter_context(fork_to_merge(store, other, point))
+                other if point is None else ends.enter_context(fork_to_merge(other, point))
                 for other, point in others
             ]
             merge_several(

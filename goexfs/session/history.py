@@ -111,15 +111,20 @@ class Past:
         """A fork at a point, for what can only be done with a run; forgotten at the end of the block unless it was
         merged, in whole or in part.
         """
-        from snapshots.merging.mergelog import MergeLog
-
         fork = self.fork(at=at)
         try:
             yield fork
         finally:
-            ids = {part.id for part in fork.parts}
-            if not any(each.run_id in ids for each in MergeLog(self._store).records()):
+            if not fork.was_merged:
                 fork.discard(forget=True, undo="skip")
+
+    @property
+    def was_merged(self) -> bool:
+        """Whether there is a merge of it, as a whole or in part."""
+        from snapshots.merging.mergelog import MergeLog
+
+        ids = {part.id for part in self.parts}
+        return any(each.run_id in ids for each in MergeLog(self._store).records())
 
     def rewind(self, at: str = LATEST, paths: tuple[bytes, ...] = ()) -> "Rewound":
         """Become, or have these paths (relative to the base) become, what the run was at a point.
