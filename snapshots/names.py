@@ -1,7 +1,7 @@
 """Names, paths and sizes as people and JSON see them.
 
-Owns the one place where bytes become text on the way out of the library: messages, JSON, table cells.  Knows no
-file and no store.  Pure functions, safe in any thread.
+Owns the one place where bytes become text on the way out of the library: messages, JSON, table cells; and what can be
+a name, and lies inside what.  Knows no file and no store.  Pure functions, safe in any thread.
 """
 
 import base64
@@ -43,3 +43,8 @@ def size(count: int) -> str:
         if value < 1023.95:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} PiB"
+
+
+def is_inside(path: bytes, directory: bytes) -> bool:
+    """Whether ``path`` is ``directory`` or below it; both absolute and normal."""
+    return path == directory or directory == b"/" or path.startswith(directory + b"/")

@@ -120,7 +120,7 @@ def confined(
 def further_bases(base: bytes, named: Sequence[bytes], usual: Sequence[bytes]) -> list[bytes]:
     """The further bases of a run that begins; refuses those ``named`` that are inside one another, or around one."""
     from goexfs.session.checks import usable_base
-    from goexfs.session.view import is_inside
+    from snapshots.names import is_inside
 
     seen = [usable_base(base)]
     for other in map(usable_base, named):

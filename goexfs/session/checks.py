@@ -9,9 +9,8 @@ import stat
 from collections.abc import Iterable
 
 from goexfs.session.errors import BaseReplaced, MountpointInsideBase, NestedStore
-from goexfs.session.view import is_inside
 from snapshots.errors import BaseError
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 from snapshots.storage.runs import Run
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from goexfs.session.errors import CommandNotExecutable, CommandNotFound
 from goexfs.session.sandbox import BIN, Sandbox
-from goexfs.session.view import DEFAULT_PATH, find_command, is_inside
+from goexfs.session.view import DEFAULT_PATH, find_command
+from snapshots.names import is_inside
 
 NAME = "goexfs"
 """of the launcher, in the run's directory and inside"""

@@ -11,8 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Self
 
 from goexfs.session.errors import SandboxError
-from goexfs.session.view import is_inside
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 
 Words = str | bytes | os.PathLike[str]
 

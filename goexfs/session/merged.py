@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from snapshots.errors import RunUnknown
+from snapshots.names import is_inside
 from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Merged:
                 all(each.number not in gone and log.is_kept(each.number) for each in group), tuple(group[1:]),
             )
             for group in log.together()
-            if at is None or any(at == each.base or at.startswith(each.base.rstrip(b"/") + b"/") for each in group)
+            if at is None or any(is_inside(at, each.base) for each in group)
         ]  # fmt: skip
 
     def undo(

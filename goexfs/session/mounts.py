@@ -15,7 +15,7 @@ from typing import NamedTuple
 from goexfs.fuse import device
 from goexfs.fuse.errors import MountpointBusy, UnmountFailed
 from goexfs.session.errors import MountBusy
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 
 FLUSH_SECONDS = 60.0
 """How long the kernel may take to write its dirty pages to a server before the flush is given up."""
@@ -79,7 +79,7 @@ def holders(path: bytes) -> Iterator[Holder]:
 
 def _use(process: bytes, path: bytes) -> str | None:
     for link, how in ((b"cwd", "working directory"), (b"root", "root directory"), (b"exe", "program")):
-        if _is_below(_link(process + b"/" + link), path):
+        if is_inside(_link(process + b"/" + link), path):
             return how
     try:
         descriptors = os.listdir(process + b"/fd")
@@ -87,7 +87,7 @@ def _use(process: bytes, path: bytes) -> str | None:
         return None
     for descriptor in descriptors:
         target = _link(process + b"/fd/" + descriptor)
-        if _is_below(target, path):
+        if is_inside(target, path):
             return f"open file {readable(target)}"
     return None
 
@@ -97,10 +97,6 @@ def _link(path: bytes) -> bytes:
         return os.readlink(path)
     except OSError:
         return b""
-
-
-def _is_below(target: bytes, path: bytes) -> bool:
-    return target == path or target.startswith(path.rstrip(b"/") + b"/")
 
 
 def _command(process: bytes) -> str:

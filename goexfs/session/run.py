@@ -23,7 +23,8 @@ from goexfs.session.launch import Server
 from goexfs.session.questions import Asker, Asking, Decide, LimitAsker
 from goexfs.session.sandbox import Part, Sandbox
 from goexfs.session.variables import agent_socket, divide, for_command
-from goexfs.session.view import HOST, find_command, is_inside
+from goexfs.session.view import HOST, find_command
+from snapshots.names import is_inside
 from snapshots.storage.runs import Run
 from snapshots.storage.store import Store
 

@@ -25,8 +25,8 @@ from typing import NamedTuple
 from goexfs.session import processes
 from goexfs.session.channel import INSIDE
 from goexfs.session.errors import SandboxError
-from goexfs.session.view import Region, View, is_inside
-from snapshots.names import readable
+from goexfs.session.view import Region, View
+from snapshots.names import is_inside, readable
 
 OLDEST = (0, 5)
 """The version of bubblewrap that has ``--perms``."""

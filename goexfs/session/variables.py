@@ -12,7 +12,7 @@ from typing import NamedTuple
 from goexfs.session import presets
 from goexfs.session.confinement import Confinement
 from goexfs.session.sandbox import PRIVATE, Sandbox
-from goexfs.session.view import is_inside
+from snapshots.names import is_inside
 
 
 class Given(NamedTuple):

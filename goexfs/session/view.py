@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from goexfs.session.errors import CommandNotExecutable, CommandNotFound
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 
 DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -92,11 +92,6 @@ class View:
 
 HOST = View((Region(b"/", b"/"),))
 """The view without a sandbox."""
-
-
-def is_inside(path: bytes, directory: bytes) -> bool:
-    """Whether ``path`` is ``directory`` or below it; both absolute and normal."""
-    return path == directory or directory == b"/" or path.startswith(directory + b"/")
 
 
 def find_command(name: bytes, *, view: View, cwd: bytes, env: Mapping[bytes, bytes]) -> bytes:

@@ -12,7 +12,7 @@ import msgspec
 
 from snapshots.errors import BaseError, Conflict, MergeError
 from snapshots.layers.base import STAGING_PREFIX, BaseTree
-from snapshots.layers.basepaths import BasePaths, is_below
+from snapshots.layers.basepaths import BasePaths
 from snapshots.merging.apply import Application
 from snapshots.merging.course import Trail
 from snapshots.merging.joint import Member, carry_out
@@ -23,7 +23,7 @@ from snapshots.merging.mergesteps import alone_in, go_through, home_of
 from snapshots.merging.plan import PathConflict, Plan
 from snapshots.merging.returning import Returning, kept
 from snapshots.merging.trails import Trails
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 from snapshots.storage.store import Store
 
 
@@ -132,7 +132,6 @@ def latest(store: Store, place: bytes) -> int:
     gone = log.taken_back()
     for group in reversed(log.together()):
         for record in group:
-            here = place == record.base or is_below(place, record.base)
-            if here and not record.backward and record.number not in gone:
+            if is_inside(place, record.base) and not record.backward and record.number not in gone:
                 return group[0].number
     raise MergeError(f"nothing was merged into {readable(place)} that could be undone; `goexfs merges --all` lists all")

@@ -27,7 +27,7 @@ from snapshots.errors import (
     StoreDamaged,
     StoreFull,
 )
-from snapshots.names import readable
+from snapshots.names import is_inside, readable
 from snapshots.storage import durable, locks
 from snapshots.storage.database import Database
 from snapshots.storage.layout import DIRECTORY_MODE, Layout
@@ -165,7 +165,7 @@ class Runs:
         if cwd is None:
             raise RunUnknown("'@' means a run of the current directory, and there is none here; name the run")
         here = _normal(cwd)
-        runs = [run for run in self.list(all=True, parts=True) if _is_below(here, run.base)]
+        runs = [run for run in self.list(all=True, parts=True) if is_inside(here, run.base)]
         choice = [run for run in runs if run.is_live] or runs
         if not choice:
             raise RunUnknown(f"no run has {readable(here)} or a directory above it as its base; `goexfs ls` lists runs")
@@ -330,7 +330,7 @@ class Runs:
         directory = os.fsencode(os.path.realpath(self.directory(run_id)))
         for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
             point = _unescape(line.split(b" ", 5)[4])
-            if _is_below(point, directory):
+            if is_inside(point, directory):
                 raise RunBusy(f"something is mounted at {readable(point)}; unmount it first")
 
     # records
@@ -382,10 +382,6 @@ def _normal(path: bytes) -> bytes:
     if not path.startswith(b"/"):
         raise BaseError(f"{readable(path)} is not an absolute path")
     return b"/" + b"/".join(part for part in path.split(b"/") if part not in (b"", b"."))
-
-
-def _is_below(path: bytes, directory: bytes) -> bool:
-    return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
 
 
 def _identity(base: bytes) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from snapshots.layers.aliases import with_aliases
 from snapshots.layers.base import BaseTree
 from snapshots.layers.basepaths import BasePaths
 from snapshots.layers.tree import UpperTree
+from snapshots.names import is_inside
 from tests.store.uppers import entry
 
 DIR = stat.S_IFDIR | 0o755
@@ -124,3 +125,18 @@ def test_aliases_are_found_only_where_the_base_shows(tmp_path):
     assert tree.paths(st.st_ino) == [b"elsewhere/alias", b"file", b"shown/deep/alias"]
     assert tree.resolve(b"shown").entry.changed == 0
     assert tree.base_path(b"shown/deep") == b"shown/deep"
+
+
+@pytest.mark.parametrize(
+    ("path", "directory", "inside"),
+    [
+        (b"/a", b"/a", True),
+        (b"/a/b", b"/a", True),
+        (b"/ab", b"/a", False),
+        (b"/a", b"/a/b", False),
+        (b"/a", b"/", True),
+        (b"/", b"/", True),
+    ],
+)
+def test_what_lies_inside_what(path, directory, inside):
+    assert is_inside(path, directory) == inside
