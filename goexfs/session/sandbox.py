@@ -153,7 +153,7 @@ class Sandbox:
         mounts += [mount for _path, mount in sorted(wishes)]  # a directory before what is below it
         seen = View(tuple(Region(mount.path, mount.source) for mount in mounts))
         mounts += [_bound(path, path, b"--ro-bind") for path in self.shown
-                   if self._in_base(path) is None and seen.source(path) != path]  # fmt: skip
+                   if self._in_base(path) is None and seen.source(path) is None]  # fmt: skip
         if self.launcher is not None:
             mounts.append(_bound(os.path.join(BIN, os.path.basename(self.launcher)), self.launcher, b"--ro-bind"))
         overlays = sorted((Part(self.base, self.mountpoint), *self.parts))

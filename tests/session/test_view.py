@@ -42,6 +42,14 @@ def test_the_base_is_the_mount(places: dict[str, Path]) -> None:
     assert view.source(os.fsencode(places["base"])) == os.fsencode(places["mount"])
     assert view.source(b"/usr/bin/env") == b"/usr/bin/env"
     assert view.source(os.fsencode(places["tools"])) is None, "the host's /tmp is not there"
+
+
+def test_an_installation_stays_changeable_where_the_base_is_the_whole_system(places: dict[str, Path]) -> None:
+    """A package manager that replaces /usr, where the interpreter is, is what ``--system`` is for."""
+    tools = os.fsencode(places["tools"])
+    view = Sandbox(b"/", os.fsencode(places["mount"]), shown=(b"/usr", tools)).view()
+    assert view.source(b"/usr/bin/env") == os.fsencode(places["mount"] / "usr/bin/env")
+    assert view.source(tools) == tools, "the host's /tmp is not there, so it is shown"
     assert view.source(os.fsencode(places["store"] / "store.db")) is None
 
 
