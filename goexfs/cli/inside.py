@@ -13,7 +13,8 @@ import click
 from goexfs.cli import pager
 from goexfs.cli.dress import dressed
 from goexfs.cli.output import age, count, note, on_terminal, print_json, print_table, printable, quoted, use_color
-from goexfs.cli.params import ANY_PATH, below_base, color_option, json_option
+from goexfs.cli.params import ANY_PATH, among_bases, below_base, color_option, json_option
+from goexfs.session.bases import Bases
 from goexfs.session.channel import Asked, Snapshot, ask
 from goexfs.session.errors import NotInside
 from snapshots.storage.effects import Command, Effect
@@ -31,6 +32,14 @@ def below(path: bytes) -> bytes:
     """A PATH argument relative to the base."""
     mounted = os.path.join(os.path.dirname(os.environb.get(b"GOEXFS_CHANNEL", b"/")), b"mnt")
     return below_base(path, base(), mounted if os.path.isdir(mounted) else None)
+
+
+def named(path: bytes) -> bytes:
+    """A PATH argument as the run calls it: relative to its base, or absolute in a further one."""
+    bases = os.environb.get(b"GOEXFS_BASES", b"").split(b"\n")
+    if len(bases) == 1:
+        return below(path)
+    return among_bases(path, [(each, None) for each in bases], Bases(bases).place)
 
 
 def for_the_user_only(name: str) -> click.Command:
@@ -94,7 +103,7 @@ def diff_command(paths: tuple[bytes, ...], form: str | None, color: str) -> None
             raise click.BadParameter(
                 f"inside a run diff compares it with the base only, as it is now; a path would be ./{printable(path)}"
             )
-    chosen = tuple(below(path) for path in paths if path != OWN.encode())
+    chosen = tuple(named(path) for path in paths if path != OWN.encode())
     kind = form or "patch"
     told = ask(Asked("diff", paths=chosen, form=kind))  # type: ignore[arg-type]
     if kind == "json":
@@ -124,7 +133,7 @@ def rewind_command(point: str, paths: tuple[bytes, ...]) -> None:
     What was done outside since, with goexfs effect do, is undone first, the latest first.
     """
     name = point.removeprefix("@").removeprefix("@")
-    asked = Asked("rewind", name=name, paths=tuple(below(path) for path in paths))
+    asked = Asked("rewind", name=name, paths=tuple(named(path) for path in paths))
     told = ask(asked)
     for effect in told.effects:
         if not _undo(effect):

@@ -7,6 +7,7 @@ and never created by it.
 import os
 import re
 import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -131,18 +132,23 @@ def path_in(run: "RunHandle", path: bytes) -> bytes:
     Where it is meant from is as for ``below_base``.
     """
     places = [(part.base, part.record.mountpoint) for part in run.parts]
-    if len(places) == 1:
-        return below_base(path, *places[0])
+    return below_base(path, *places[0]) if len(places) == 1 else among_bases(path, places, run.place)
+
+
+def among_bases(
+    path: bytes, places: Sequence[tuple[bytes, bytes | None]], name: Callable[[int, bytes], bytes]
+) -> bytes:
+    """A PATH argument of a run with several bases (and their mountpoints): as ``name`` calls it, see ``bases``."""
     try:
         cwd = os.getcwdb()
     except FileNotFoundError:
-        cwd = run.base
+        cwd = places[0][0]
     roots = [(number, root) for number, place in enumerate(places) for root in place if root]
-    start = cwd if any(_inside(cwd, root) for _, root in roots) else run.base
+    start = cwd if any(_inside(cwd, root) for _, root in roots) else places[0][0]
     full = os.path.normpath(os.path.join(start, path))
     for number, root in roots:
         if _inside(full, root):
-            return run.place(number, full[len(root.rstrip(b"/")) + 1 :])
+            return name(number, full[len(root.rstrip(b"/")) + 1 :])
     bases = ", ".join(home(base) for base, _ in places)
     raise click.BadParameter(f"{home(full)} is not inside one of the bases {bases}")
 

@@ -178,7 +178,7 @@ def _session(
     options = _given(**options)
     with ExitStack() as ends:
         if ref is not None:
-            run = ends.enter_context(_going_on(store, ref))
+            run = ends.enter_context(_going_on(store, ref, options.get("store_limit")))
             session = store.resume(run, command=command, on_exit=on_exit, **options)
         else:
             session = store.start(base or b".", name=name, command=command, on_exit=on_exit, **options)
@@ -193,13 +193,13 @@ def _session(
 
 
 @contextmanager
-def _going_on(store: "RunStore", ref: str) -> "Iterator[RunHandle]":
+def _going_on(store: "RunStore", ref: str, store_limit: int | None) -> "Iterator[RunHandle]":
     """The run to go on with; of a point of the past a fork, which goes when an error comes before any change."""
     run, at = store.point(ref)
     if at is None:
         yield run
         return
-    fork = run.fork(at=at)
+    fork = run.fork(at=at, store_limit=store_limit)
     begun, label = fork.position(None), run.record.label
     note(f"going on in {fork.id}, a fork of what {label} was then; {label} stays as it is")
     try:
@@ -238,12 +238,13 @@ def _given(**options: Any) -> dict[str, Any]:
 @nested_option
 @other_option
 @json_option
-@click.argument("places", metavar="[BASE] MOUNTPOINT", nargs=-1, required=True, type=ANY_PATH)
+@click.argument("places", metavar="[BASE] MOUNTPOINT...", nargs=-1, required=True, type=ANY_PATH)
 def mount_command(
     places: tuple[bytes, ...], ref: str | None, name: str | None, foreground: bool, as_json: bool, **options: Any
 ) -> None:
     """Mount a new run over BASE, or with --run a kept one, at the empty directory MOUNTPOINT.
 
+    A run with several bases takes a MOUNTPOINT for each, in the order in which goexfs show lists them.
     For agents that are started some other way.  goexfs umount ends it; the run is kept.
     """
     import goexfs
@@ -251,19 +252,20 @@ def mount_command(
 
     options["policy"] = wishes_of(**{option: options.pop(option) for option in POLICY})
     _check_beginning(ref, name=name, policy=options["policy"])
-    *base, mountpoint = places
-    if len(base) != (0 if ref else 1):
-        raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT")
     if ref is None:
-        _check_places(base[0], mountpoint, options["allow_nested"])
+        if len(places) != 2:
+            raise click.UsageError("give a BASE and a MOUNTPOINT, or --run RUN and a MOUNTPOINT for each of its bases")
+        _check_places(*places, options["allow_nested"])
     with goexfs.open_store() as store:
-        with nullcontext(base[0]) if ref is None else _going_on(store, ref) as what:
-            run = store.mount(what, mountpoint, name=name, foreground=foreground, **_given(**options))
+        with nullcontext(places[0]) if ref is None else _going_on(store, ref, options["store_limit"]) as what:
+            mountpoints = places[1:] if ref is None else places
+            run = store.mount(what, *mountpoints, name=name, foreground=foreground, **_given(**options))
         if as_json:
             print_json(run_fields(run))
         else:
             say_what_is_hidden(run)
-            note(f"run {run.record.label} is mounted at {home(run.record.mountpoint or mountpoint)}")
+            at = " and ".join(home(part.record.mountpoint or b"?") for part in run.parts)
+            note(f"run {run.record.label} is mounted at {at}")
         if isinstance(run, goexfs.Session):
             _stay(run)
 

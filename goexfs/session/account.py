@@ -47,6 +47,17 @@ class Account:
 
     def follow(self) -> "Iterator[Log]":
         """What the run does from now on, in pieces, each with the processes known so far; ends when it is unmounted."""
+        news = self.news()
+        while True:
+            active = self.state == "active"
+            if (piece := news()).events:
+                yield piece
+            if not active:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def news(self) -> "Callable[[], Log]":
+        """What tells, whenever it is called, what the run did since the last time, with the processes known so far."""
         from snapshots.history.log import Log
         from snapshots.history.logbook import Follower
 
@@ -54,16 +65,14 @@ class Account:
         last = max((event.last for event in known.events), default=0)
         follower = Follower(self._store, self.id)
         follower.begin(last + 1)
-        while True:
-            active = self.state == "active"
+
+        def more() -> Log:
             piece = Log()
             piece.processes = known.processes
             follower.more(piece.add)
-            if piece.events:
-                yield piece
-            if not active:
-                return
-            time.sleep(POLL_SECONDS)
+            return piece
+
+        return more
 
     def blame(self, path: bytes, *, at: str | None = None) -> "Author | None":
         """Who wrote a path (relative to the base) last (before the point ``at``): process, parents and event; None when

@@ -9,12 +9,13 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
-from goexfs.session import verbs
+from goexfs.session import ownpast, verbs
 from goexfs.session.channel import MOST_BYTES, Asked, Told
 from goexfs.session.control import fault_of, is_friend
 from goexfs.session.errors import ServerError
@@ -37,6 +38,8 @@ MOST_WAITING = 4
 
 QUESTIONS_PER_SECOND = 50
 _BURST = 100
+
+Found = TypeVar("Found")
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +140,7 @@ class Agent:
 
     async def _act(self, asked: Asked) -> Told:
         verb = asked.verb
-        if verb in ("defer", "snapshot", "diff", "begin") or (verb == "rewind" and not asked.paths):
+        if verb in ("defer", "begin") or (verb == "rewind" and not asked.paths):
             await self._service.seal_now()  # what was done before it is before it
         if verb == "begin" and asked.irreversible:
             return await self._begin_irreversible(asked)
@@ -145,8 +148,8 @@ class Agent:
             return await self._rewind(asked)
         return await self._with_store(verbs.ACTS[verb], asked)
 
-    async def _with_store(self, act: verbs.Act, asked: Asked) -> Told:
-        def work() -> Told:
+    async def _with_store(self, act: "Callable[[Store, str, Asked], Found]", asked: Asked) -> Found:
+        def work() -> Found:
             with self._open_store() as store:
                 return act(store, self._run_id, asked)
 
@@ -180,10 +183,15 @@ class Agent:
 
     async def _rewind(self, asked: Asked) -> Told:
         """To a snapshot of its own; what was done outside since has to be undone before, by the one who asks."""
-        found = await self._with_store(verbs.rewind_goal, asked)
-        if found.effects:
-            return found
-        nodes = (await self._service.rewind(found.nodes, asked.paths)).nodes
+        goal = await self._with_store(ownpast.goal, asked)
+        if goal.due:
+            return Told(effects=tuple(map(verbs.without_bulk, goal.due)))
+        nodes = 0
+        for aim in goal.aims:
+            if aim.run_id == self._run_id:
+                nodes += (await self._service.rewind(aim.position, aim.paths)).nodes
+            else:
+                nodes += await self._with_store(partial(ownpast.rewind, aim), asked)
         if not asked.paths:
-            await self._with_store(verbs.after_rewind, asked)
+            await self._with_store(ownpast.after_rewind, asked)
         return Told(nodes=nodes)

@@ -46,6 +46,17 @@ def apart(bases: Iterable[str | bytes | os.PathLike[str]]) -> list[bytes]:
     return found
 
 
+def outside(bases: Iterable[bytes], mountpoints: Iterable[str | bytes | os.PathLike[str]]) -> None:
+    """Raise ``MountpointInsideBase`` for a mountpoint of one base of a run that lies in any of them."""
+    places = [os.path.realpath(os.fsencode(place)) for place in mountpoints]
+    for base in bases:
+        for place in places:
+            if is_inside(place, base):
+                raise MountpointInsideBase(
+                    f"the mountpoint {readable(place)} is inside the base {readable(base)}: choose one outside"
+                )
+
+
 def same_base(run: Run) -> None:
     """Raise ``BaseError``, ``BaseReplaced`` when the base is not the directory that the run was made over."""
     if not os.path.lexists(run.base):

@@ -93,7 +93,12 @@ class Child(Protocol):
         """Kill whatever is left of the command and wait until it is gone; repeatable."""
 
     def status(self, returncode: int) -> int:
-        """The command's exit status, from how ``popen`` ended; ``SandboxError`` when it never started."""
+        """The command's exit status, from how ``popen`` ended; ``SandboxError`` when it never started, ``SocketGone``
+        when it is worth another try."""
+
+
+class SocketGone(SandboxError):
+    """A socket of the host that was to be covered is not there any more: the command was not started."""
 
 
 class Sandboxed:
@@ -116,10 +121,11 @@ class Sandboxed:
         refused: Filter | None = None
         try:
             refused = compile_filter(user_namespaces=command.sandbox.user_namespaces)
+            self._sockets = command.sandbox.listening()
             argv = [
                 *_launcher("ignore", SHIELDED),
                 *command.sandbox.arguments(
-                    cwd=command.cwd, status_fd=write_fd, filter_fd=refused.fd, block_fd=block_fd
+                    cwd=command.cwd, status_fd=write_fd, filter_fd=refused.fd, block_fd=block_fd, sockets=self._sockets
                 ),
                 *_launcher(
                     "foreground" if self._own_group else "default",
@@ -254,13 +260,18 @@ class Sandboxed:
             self._group = None
 
     def status(self, returncode: int) -> int:
-        """What bubblewrap reported of the command; a failure of its own is a ``SandboxError``."""
+        """What bubblewrap reported of the command; a failure of its own is a ``SandboxError``.
+
+        It reports a status of every command that it started, and of no other.
+        """
         self.kill_all()
         reported = self._report().get("exit-code")
         if reported is not None:
             return int(reported)
         if self._killed or returncode < 0:
             return 128 + (-returncode if returncode < 0 else signal.SIGKILL)
+        if not all(map(os.path.lexists, self._sockets)):
+            raise SocketGone("a socket of the host went away each time that the sandbox was made; try again")
         raise SandboxError(
             sandboxes.diagnose() or "bubblewrap could not set up the sandbox of this run; its own message is above"
         )

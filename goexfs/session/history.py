@@ -18,7 +18,9 @@ from snapshots.storage.store import Store
 if TYPE_CHECKING:
     from goexfs.session.effects import RunEffects
     from goexfs.session.handle import RunHandle
+    from snapshots.entries import UpperState
     from snapshots.history.history import History, Kind, Snapshot
+    from snapshots.history.recovery import Recovery
     from snapshots.history.rewind import Rewound
     from snapshots.layers.content import Readable
     from snapshots.layers.tree import Place
@@ -29,6 +31,11 @@ LATEST = "~1"
 _NOW = ("~0", "#", "{")
 """What points begin with that may mean something that is not sealed yet."""
 _CHUNK = 1 << 20
+
+
+def is_now(point: str | None) -> bool:
+    """Whether a point is no point of the past."""
+    return point is None or point == "~0"
 
 
 def split(ref: str) -> tuple[str, str | None]:
@@ -49,7 +56,7 @@ class Past:
     state: object
     seal: Callable[[], None]
     effects: "RunEffects"
-    recover: Callable[[], None]
+    recover: "Callable[[], Recovery | None]"
     discard: Callable[..., None]
     parts: "tuple[RunHandle, ...]"
     find: "Callable[[bytes], tuple[RunHandle, bytes]]"
@@ -92,15 +99,23 @@ class Past:
         part, below = self.find(path)
         return part, below, at
 
-    def fork(self, name: str | None = None, *, at: str | None = None) -> Self:
+    def fork(self, name: str | None = None, *, at: str | None = None, store_limit: int | None = None) -> Self:
         """A new, kept run that begins as this one is, or was at a point.
 
-        Both go their own ways from there, whatever becomes of the other.  Raises ``SnapshotUnknown``, ``HistoryGone``,
-        ``RunExists``, ``RunState``.
+        Both go their own ways from there, whatever becomes of the other.  ``store_limit`` as in ``RunStore.start``.
+        Raises ``SnapshotUnknown``, ``HistoryGone``, ``RunExists``, ``RunState``, ``StoreLimit``.
         """
+        from goexfs.session import home
+        from snapshots.upkeep.room import check_room
+
+        check_room(self._store, limit=home.store_limit() if store_limit is None else store_limit)
+        return self._forked(name, at)
+
+    def _forked(self, name: str | None, at: str | None) -> Self:
         from snapshots.history.forks import fork
 
-        return type(self)._of(self._store, fork(self._store, self.id, self.position(at), name=name))
+        position = self.position(at)
+        return type(self)._of(self._store, fork(self._store, self.id, None if is_now(at) else position, name=name))
 
     @classmethod
     def _of(cls, store: Store, record: Run) -> Self:
@@ -111,7 +126,7 @@ class Past:
         """A fork at a point, for what can only be done with a run; forgotten at the end of the block unless it was
         merged, in whole or in part.
         """
-        fork = self.fork(at=at)
+        fork = self._forked(None, at)  # which makes room, if anything
         try:
             yield fork
         finally:
@@ -139,6 +154,10 @@ class Past:
             # What was done outside since has to be undone while the run is as it was then.
             self.effects.before_rewind(position, named[-1].created_ns if named else 0)
         return self._rewind(position, paths)
+
+    def aims(self, at: str, paths: tuple[bytes, ...] = ()) -> list[tuple[str, int, tuple[bytes, ...]]]:
+        """What a rewind to a point means for each part that it is about: its id, place in the journal, and paths."""
+        return [(self.id, self.position(at), paths)]
 
     def take_back(self, process: str, paths: tuple[bytes, ...] = ()) -> "Rewound":
         """Take back what commands matching a pattern (see ``paths_written_by``) did to files, and keep the rest.
@@ -180,7 +199,6 @@ class Past:
         ``paths`` and ``times`` as in ``diff``.  Raises ``RunError`` for two bases, ``HistoryGone``, ``RunState``.
         """
         from snapshots.history.forks import shared_numbers
-        from snapshots.history.timeline import state_at
         from snapshots.layers.base import BaseTree
         from snapshots.review.between import difference_of
 
@@ -188,12 +206,17 @@ class Past:
         if (one.base, one.base_identity) != (other.base, other.base_identity):
             raise RunError(f"{one.label} and {other.label} are runs over two bases: they cannot be compared")
         checks.same_base(other)
-        then = state_at(self._store, before.id, before.position(before_at))
-        now = state_at(self._store, self.id, self.position(at))
+        then, now = before._state(before_at), self._state(at)
         return difference_of(
             then, now, BaseTree(self.base), self._store.objects,
             shared=shared_numbers(self._store, before.id, self.id), times=times, paths=paths,
         )  # fmt: skip
+
+    def _state(self, at: str | None) -> "UpperState":
+        from snapshots.history.timeline import state_at
+
+        position = self.position(at)
+        return self._store.upper(self.id).load() if is_now(at) else state_at(self._store, self.id, position)
 
     @contextmanager
     def open(self, path: bytes, *, at: str | None = None) -> "Iterator[Readable]":
@@ -201,14 +224,16 @@ class Past:
 
         Raises ``RunError`` where there is no regular file, ``HistoryGone``, ``SnapshotUnknown``.
         """
-        from snapshots.history.timeline import content_gone, moment_at
+        from snapshots.history.timeline import Moment, content_gone, moment_at
         from snapshots.layers.base import BaseTree
         from snapshots.layers.basepaths import BasePaths
         from snapshots.layers.content import open_base, open_entry
         from snapshots.layers.tree import UpperTree
 
         position = self.position(at)
-        state, lost = moment_at(self._store, self.id, position)
+        # The present may have moved on, and what it was is not kept by every run.
+        now = Moment(self._store.upper(self.id).load(), {}) if is_now(at) else None
+        state, lost = now or moment_at(self._store, self.id, position)
         with BaseTree(self.base) as tree:
             base = BasePaths(tree)
             place = UpperTree(state).resolve(path.strip(b"/"))

@@ -16,7 +16,7 @@ from goexfs.session.bases import Bases
 from goexfs.session.handle import RunHandle, State
 from goexfs.session.jointpast import JointPast, point
 from goexfs.session.onto import resolver
-from snapshots.errors import Conflict, RunError, RunState
+from snapshots.errors import Conflict, RunState
 from snapshots.storage.runs import Run
 from snapshots.storage.store import Store
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from goexfs.session.onto import Choices
     from snapshots.history.journal import Process
     from snapshots.history.log import ReadEvent
+    from snapshots.history.recovery import Recovery
     from snapshots.merging.choosing import Selection
     from snapshots.merging.jointmerge import JointGate, Wanted
     from snapshots.merging.merge import MergeResult, Progress, Review
@@ -181,11 +182,10 @@ class JointHandle(JointPast, RunHandle):
             if part.state == "active":
                 part.seal()
 
-    def recover(self) -> None:
-        """Clean up after servers that died."""
-        for part in self._parts:
-            if part.state == "crashed":
-                part.recover()
+    def recover(self) -> "Recovery | None":
+        """Clean up after servers that died; what the first of them had."""
+        found = [part.recover() for part in self._parts if part.state == "crashed"]
+        return next((each for each in found if each is not None), None)
 
     def unmount(self, *, force: bool = False) -> tuple[str, ...]:
         """Unmount all parts; otherwise as ``RunHandle.unmount``."""
@@ -324,10 +324,6 @@ class JointHandle(JointPast, RunHandle):
         """Drop the records of all parts, once they are discarded."""
         for part in reversed(self._parts):
             self._store.runs.forget(part.id)
-
-    def follow(self) -> Any:
-        """Refused: what goes on in several bases has no one order."""
-        raise RunError(f"run {self.record.label} has several bases, and one at a time can be followed")
 
 
 def _leftover(done: "Iterable[tuple[int, MergeResult]]") -> bytes | None:

@@ -4,11 +4,14 @@ Owns what a point means for all of its parts: the snapshot of that name where a 
 at that moment.  Belongs to the thread of its store.
 """
 
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from typing import TYPE_CHECKING, Self
 
-from goexfs.session.history import LATEST, Past
+from goexfs.session.account import POLL_SECONDS
+from goexfs.session.history import LATEST, Past, is_now
 from snapshots.errors import RunError, SnapshotUnknown
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ class JointPast(Past):
 
     def positions(self, at: str | None) -> list[int]:
         """The place in the journal of every part that a point means; None: this moment."""
-        if at is None or at == "~0":
+        if at is None or is_now(at):
             return [part.position(None) for part in self._parts]
         if at.startswith("{"):
             return [part.position(at) for part in self._parts]
@@ -70,7 +73,8 @@ class JointPast(Past):
 
     def _at_snapshot(self, part: "RunHandle", snapshot: "Snapshot") -> int:
         for own in part.snapshots():
-            if own.name == snapshot.name:
+            # The names of automatic ones count records, so that two parts may have one for two moments.
+            if own == snapshot or (own.name == snapshot.name and not snapshot.is_automatic):
                 return own.position
         return self._at_time(part, snapshot.created_ns)
 
@@ -124,11 +128,12 @@ class JointPast(Past):
 
     # -- forks and rewinds
 
-    def fork(self, name: str | None = None, *, at: str | None = None) -> Self:
-        """A new run over the same bases; otherwise as ``RunHandle.fork``."""
+    def _forked(self, name: str | None, at: str | None) -> Self:
+        """A new run over the same bases."""
         from snapshots.history.forks import fork
 
-        first, *others = self.positions(at)
+        positions: list[int | None] = [*self.positions(at)]
+        first, *others = [None] * len(positions) if is_now(at) else positions
         parts = [(part.id, position) for part, position in zip(self._parts[1:], others, strict=True)]
         return self._of(self._store, fork(self._store, self.id, first, name=name, parts=parts))
 
@@ -142,6 +147,14 @@ class JointPast(Past):
             (number, self._parts[number]._rewind(positions[number], below))
             for number, below in sorted(self._bases.divide(paths).items())
         )
+
+    def aims(self, at: str, paths: tuple[bytes, ...] = ()) -> list[tuple[str, int, tuple[bytes, ...]]]:
+        """As ``RunHandle.aims``."""
+        positions = self.positions(at)
+        return [
+            (self._parts[number].id, positions[number], below)
+            for number, below in sorted(self._bases.divide(paths).items())
+        ]
 
     def take_back(self, process: str, paths: tuple[bytes, ...] = ()) -> "Rewound":
         """As ``RunHandle.take_back``, in all bases."""
@@ -198,6 +211,25 @@ class JointPast(Past):
         for number, log in enumerate(found):
             log.events = [self._placed_event(number, event) for event in log.events]
         return found
+
+    def follow(self) -> "Iterator[Log]":
+        """As ``RunHandle.follow``, in all bases: in the order of time, as far as it is known at a moment."""
+        from snapshots.history.log import Log
+
+        news = [part.news() for part in self._parts]
+        while True:
+            active = self.state == "active"
+            pieces = [tell() for tell in news]
+            happened = [(number, event) for number, piece in enumerate(pieces) for event in piece.events]
+            happened.sort(key=lambda each: each[1].time_ns)
+            for number, events in groupby(happened, key=lambda each: each[0]):
+                piece = Log()
+                piece.processes = pieces[number].processes
+                piece.events = [self._placed_event(number, event) for _, event in events]
+                yield piece
+            if not active:
+                return
+            time.sleep(POLL_SECONDS)
 
     def _placed_event(self, number: int, event: "Event") -> "Event":
         import msgspec

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from goexfs.session.handle import RunHandle
 from goexfs.session.joint import JointHandle
 from goexfs.session.run import Session
 from snapshots.errors import GoexfsError
@@ -59,6 +60,19 @@ class JointSession(JointHandle, Session):
         for part in self._sessions:
             part.wait()
         self._settled_already = True
+
+
+def mount_all(parts: Iterable[Callable[[], RunHandle]]) -> None:
+    """Mount the parts of a kept run, for longer than this process lives; when one cannot be, none remains mounted."""
+    begun: list[RunHandle] = []
+    try:
+        for start in parts:
+            begun.append(start())
+    except BaseException:
+        for part in reversed(begun):
+            with contextlib.suppress(GoexfsError):  # as below
+                part.unmount(force=True)
+        raise
 
 
 def begin(parts: Iterable[Callable[[], Session]], *, new: bool) -> JointSession:

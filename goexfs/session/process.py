@@ -20,12 +20,16 @@ from typing import NamedTuple
 
 from goexfs.session import activity, roster
 from goexfs.session.arrivals import Arrivals
-from goexfs.session.children import Child, Command, Plain, Sandboxed
+from goexfs.session.children import Child, Command, Plain, Sandboxed, SocketGone
 from goexfs.session.questions import Asking
 from goexfs.session.terminal import borrowed, foreground_group, hand_over, has_foreground, terminal_restored
 
 GRACE_SECONDS = 10.0
 """How long a command may take to end after SIGTERM, SIGHUP or SIGQUIT was forwarded to it."""
+
+ATTEMPTS = 5
+"""to make a sandbox.  Between the moment in which the sockets of the host are listed and the one in which bubblewrap
+covers them, some milliseconds later, one may go away, and then bubblewrap gives up before it starts the command."""
 
 FORWARDED = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DEADLY = frozenset({signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP})
@@ -57,15 +61,21 @@ def run(
     """
     with terminal_restored(), Arrivals(FORWARDED) as signals:
         in_terminal = has_foreground()  # before the command is there, which takes it over
-        child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
-        try:
-            if command.directory is not None and (running := child.note()) is not None:
-                roster.begin(command.directory, running)
-            return _Wait(command, child, signals, timeout, grace, askers, in_terminal=in_terminal).end()
-        finally:
-            child.kill_all()
-            if command.directory is not None:
-                roster.end(command.directory)
+        for left in reversed(range(ATTEMPTS)):
+            child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
+            try:
+                if command.directory is not None and (running := child.note()) is not None:
+                    roster.begin(command.directory, running)
+                wait = _Wait(command, child, signals, timeout, grace, askers, in_terminal=in_terminal)
+                return wait.end()
+            except SocketGone:
+                if not left or wait.deadly is not None:
+                    raise
+            finally:
+                child.kill_all()
+                if command.directory is not None:
+                    roster.end(command.directory)
+        raise AssertionError("the last attempt returns or raises")
 
 
 class _Wait:
@@ -82,7 +92,8 @@ class _Wait:
         self._askers = askers
         self._kill_at: float | None = None
         self._end_at = None if timeout is None else time.monotonic() + timeout
-        self._deadly: int | None = None
+        self.deadly: int | None = None
+        """see ``Ended.signal``"""
         self._in_terminal = in_terminal
         self._lent = False
         """whether goexfs itself has the terminal while the command is paused"""
@@ -97,7 +108,7 @@ class _Wait:
                 self._act(pidfd)
         finally:
             os.close(pidfd)
-        return Ended(self._child.status(popen.returncode), self._deadly)
+        return Ended(self._child.status(popen.returncode), self.deadly)
 
     def _act(self, pidfd: int) -> None:
         now = time.monotonic()
@@ -174,7 +185,7 @@ class _Wait:
         if not by_terminal or (number == signal.SIGHUP and os.getsid(0) == os.getpid()):
             self._child.send(number)
         if number in DEADLY and not (by_terminal and number == signal.SIGQUIT):
-            self._deadly = number
+            self.deadly = number
             now = time.monotonic()
             if self._kill_at is None:
                 self._kill_at = now + self._grace

@@ -17,7 +17,7 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -103,11 +103,13 @@ class Sandbox:
         return View(tuple(Region(mount.path, mount.source) for mount in self._mounts()))
 
     def arguments(
-        self, *, cwd: bytes, status_fd: int, filter_fd: int | None = None, block_fd: int | None = None
-    ) -> list[bytes]:
+        self, *, cwd: bytes, status_fd: int, filter_fd: int | None = None, block_fd: int | None = None,
+        sockets: Iterable[bytes] = (),
+    ) -> list[bytes]:  # fmt: skip
         """The ``bwrap`` command line up to and including ``--``; ``status_fd`` gets its JSON lines.
 
         ``filter_fd`` holds a filter of system calls; until something can be read from ``block_fd`` nothing is started.
+        ``sockets`` are those of ``listening``: bubblewrap fails when one of them is not there any more.
         """
         argv = [b"bwrap", b"--die-with-parent", b"--unshare-pid", b"--unshare-ipc"]
         argv += [b"--json-status-fd", b"%d" % status_fd]
@@ -132,7 +134,7 @@ class Sandbox:
             if not os.path.isdir(path):
                 continue
             argv += [b"--remount-ro", path]
-        for path in self._listening():
+        for path in sockets:
             argv += [b"--ro-bind", b"/dev/null", path]
         return [*argv, b"--chdir", cwd, b"--"]
 
@@ -201,8 +203,8 @@ class Sandbox:
         missing already, and cannot be made."""
         return self.base != b"/" or os.path.lexists(os.path.join(self.mountpoint, path[1:]))
 
-    def _listening(self) -> list[bytes]:
-        """Sockets of the host that the command would see, but for those that the user opened."""
+    def listening(self) -> list[bytes]:
+        """Sockets of the host that the command would see now, but for those that the user opened."""
         view = self.view()
         opened = (*self.rw, *self.ro)
         return [

@@ -272,23 +272,41 @@ class RunStore(Merged):
     def mount(
         self,
         what: Place | RunHandle,
-        mountpoint: Place,
-        *,
+        *mountpoints: Place,
         name: str | None = None,
         foreground: bool = False,
         **options: Any,
     ) -> RunHandle:
         """Mount a new run over the base ``what``, or the kept run ``what``, for agents that are started some other way.
 
-        The server outlives this process; ``RunHandle.unmount`` ends it.  With ``foreground`` it does not, and a
-        ``Session`` is returned.  Options (``allow_other``, ``allow_nested``, ``auto_snapshot``, ``history_limit``) and
-        errors are those of ``start`` and ``resume``.
+        A run with several bases takes a mountpoint for each, in their order.  The server outlives this process;
+        ``RunHandle.unmount`` ends it.  With ``foreground`` it does not, and a ``Session`` is returned.  Options
+        (``allow_other``, ``allow_nested``, ``auto_snapshot``, ``history_limit``) and errors are those of ``start`` and
+        ``resume``.
         """
         on_exit: OnExit | None = "keep" if foreground else None
-        if isinstance(what, RunHandle):
-            _check_one_place(what, mountpoint)
-            return self._again(what, None, options, mountpoint, on_exit)
-        return self._begin(what, name, (), options, mountpoint, on_exit)
+        if not isinstance(what, RunHandle):
+            (mountpoint,) = mountpoints
+            return self._begin(what, name, (), options, mountpoint, on_exit)
+        parts = what.parts
+        if len(mountpoints) != len(parts):
+            bases = ", ".join(readable(part.base) for part in parts)
+            raise RunError(
+                f"run {what.record.label} takes {len(parts)} mountpoint{'s'[: len(parts) > 1]}, for {bases}"
+            )
+        if len(parts) == 1:
+            return self._again(what, None, options, mountpoints[0], on_exit)
+        checks.outside([part.base for part in parts], mountpoints)
+        from goexfs.session.jointsession import begin, mount_all
+
+        again = [
+            partial(self._again, part, None, dict(options), place, on_exit)
+            for part, place in zip(parts, mountpoints, strict=True)
+        ]
+        if foreground:
+            return begin(cast("list[Callable[[], Session]]", again), new=False)
+        mount_all(again)
+        return RunHandle.of(self.store, what.record)
 
     # beginnings
 

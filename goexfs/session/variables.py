@@ -51,12 +51,18 @@ def agent_socket(env: Mapping[bytes, bytes]) -> tuple[bytes, ...]:
 def for_command(
     env: Mapping[bytes, bytes], *, run_id: str, base: bytes, sandbox: Sandbox | None
 ) -> dict[bytes, bytes]:
-    """With ``GOEXFS_RUN``, ``GOEXFS_BASE``, and a ``TMPDIR`` that can be used."""
+    """With ``GOEXFS_RUN``, ``GOEXFS_BASE``, ``GOEXFS_BASES`` where there are several (all of them, one a line), and a
+    ``TMPDIR`` that can be used.
+    """
     child = {**env, b"GOEXFS_RUN": run_id.encode(), b"GOEXFS_BASE": base}
+    child.pop(b"GOEXFS_BASES", None)
+    if sandbox is not None and sandbox.parts:
+        child[b"GOEXFS_BASES"] = b"\n".join([base, *(part.base for part in sandbox.parts)])
     child.pop(b"GOEXFS_HOME", None)  # the store is not there
     for name in (b"TMPDIR", b"TMP", b"TEMP"):
         if sandbox is not None and name in child:
-            places = (*(part for part in (base,) if part != b"/"), *sandbox.rw)
+            bases = (base, *(part.base for part in sandbox.parts))
+            places = (*(each for each in bases if each != b"/"), *sandbox.rw)
             if child[name] not in PRIVATE and not any(is_inside(os.path.normpath(child[name]), p) for p in places):
                 child[name] = b"/tmp"
     return child

@@ -4,25 +4,19 @@ Owns the meaning of the questions.  Whoever asked them is not trusted, and none 
 server's worker thread, with a store of its own.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable
 
-import msgspec
 from msgspec import structs
 
-from goexfs.session.channel import Asked, Snapshot, Told, Verb
-from snapshots.errors import EffectError, SnapshotUnknown
-from snapshots.history.history import History
+from goexfs.session import ownpast
+from goexfs.session.channel import Asked, Told, Verb
+from snapshots.errors import EffectError
 from snapshots.storage.effects import Command, Effect, Http, Request, Sql, State, Undo
 from snapshots.storage.ledger import Ledger
 from snapshots.storage.store import Store
 
-MOST_TEXT = 2 << 20
-"""Bytes of a patch: it grows by a third on its way."""
-MOST_SNAPSHOTS = 1000
-"""The channel makes no more: each keeps what it names."""
 MOST_WORDS = 1 << 20
 """Bytes of a command, characters of statements."""
 
@@ -37,7 +31,7 @@ def check(asked: Asked) -> None:
     if asked.key and not re.fullmatch(r"[!-~]{1,200}", asked.key):
         raise EffectError("a key is up to 200 printable ASCII characters, without spaces")
     for path in asked.paths:
-        if _leaves(path):
+        if _leaves(path.lstrip(b"/")):  # whether an absolute one is in a base is ``ownpast``'s to say
             raise EffectError("a path points out of the base")
     if asked.verb in ("defer", "begin"):
         if asked.request is None:
@@ -145,93 +139,18 @@ def _undone(store: Store, run_id: str, asked: Asked) -> Told:
 
 def _effects(store: Store, run_id: str, asked: Asked) -> Told:
     found: list[Effect] = Ledger(store, run_id).effects()
-    return Told(effects=tuple(map(_without_bulk, found)))
+    return Told(effects=tuple(map(without_bulk, found)))
 
 
-def _without_bulk(effect: Effect) -> Effect:
+def without_bulk(effect: Effect) -> Effect:
     """For a listing: the bodies of requests may be long, and the run knows them."""
     if isinstance(effect.request, Http) and len(effect.request.body) > 1024:
         effect = structs.replace(effect, request=structs.replace(effect.request, body=b""))
     return structs.replace(effect, attempts=effect.attempts[-1:])
 
 
-def _snapshot(store: Store, run_id: str, asked: Asked) -> Told:
-    history = History(store, run_id)
-    if len(history.snapshots()) >= MOST_SNAPSHOTS:
-        raise EffectError(f"this run has {MOST_SNAPSHOTS} snapshots, which is enough; the user can forget some")
-    made = history.snapshot(asked.name or None, asked.message)
-    return Told(snapshots=(Snapshot(made.name, made.kind, made.message, made.created_ns),))
-
-
-def _snapshots(store: Store, run_id: str, asked: Asked) -> Told:
-    found = History(store, run_id).snapshots()
-    return Told(snapshots=tuple(Snapshot(each.name, each.kind, each.message, each.created_ns) for each in found))
-
-
-def _diff(store: Store, run_id: str, asked: Asked) -> Told:
-    from snapshots.layers.base import BaseTree
-    from snapshots.layers.tree import UpperTree
-    from snapshots.review.changes import as_json
-    from snapshots.review.diff import diff
-    from snapshots.review.patch import patch
-
-    run = store.runs.get(run_id)
-    with BaseTree(run.base) as base:
-        changes = diff(UpperTree(store.upper(run_id).load()), base, store.objects, paths=asked.paths)
-        if asked.form == "patch":
-            pieces = patch(changes, large=MOST_TEXT)
-        elif asked.form == "json":
-            pieces = iter([json.dumps([as_json(change) for change in changes]).encode()])
-        else:
-            pieces = (
-                b"\t".join([str(c.status).encode(), *([c.old_path] if c.old_path is not None else []), c.path]) + b"\0"
-                for c in changes
-            )
-        text, size = [], 0
-        for piece in pieces:
-            text.append(piece)
-            size += len(piece)
-            if size > MOST_TEXT:
-                break
-    whole = b"".join(text)
-    if size > MOST_TEXT and asked.form == "json":
-        raise EffectError("the diff is too long for the channel; name paths")
-    return Told(text=whole[:MOST_TEXT], cut=size > MOST_TEXT)
-
-
-def rewind_goal(store: Store, run_id: str, asked: Asked) -> Told:
-    """Where to (in ``nodes``), or the compensations that are due before it."""
-    from goexfs.session.effects import recorded_after
-    history = History(store, run_id)
-    found = history.snapshots()
-    chosen = next((each for each in found if each.name == asked.name), found[-1] if found and not asked.name else None)
-    if chosen is None:
-        raise SnapshotUnknown(f"this run has no snapshot called {asked.name!r}; `goexfs snapshots` lists them")
-    if not asked.paths:
-        due = [e for e in Ledger(store, run_id).compensable() if recorded_after(e, chosen.position, chosen.created_ns)]
-        if due:
-            return Told(effects=tuple(map(_without_bulk, due)))
-    return Told(nodes=chosen.position)
-
-
-def after_rewind(store: Store, run_id: str, asked: Asked) -> Told:
-    """What was to be done later is not part of the run any more, as far as it was recorded since."""
-    from goexfs.session.effects import withdraw_after
-    found = History(store, run_id).snapshots()
-    named = [each for each in found if each.name == asked.name or (not asked.name and each.kind != "rewind")]
-    if named:
-        withdraw_after(store, run_id, named[-1].position, named[-1].created_ns)
-    return Told()
-
-
-def _rejected(store: Store, run_id: str, asked: Asked) -> Told:
-    from snapshots.merging.rejections import Rejections, as_json
-
-    return Told(text=msgspec.json.encode(as_json(Rejections(store, run_id).list())))
-
-
 ACTS: dict[Verb, Act] = {
     "defer": _defer, "begin": begin, "end": _end, "undo": _undo, "undone": _undone, "effects": _effects,
-    "snapshot": _snapshot, "snapshots": _snapshots, "diff": _diff, "rejected": _rejected,
+    "snapshot": ownpast.snapshot, "snapshots": ownpast.snapshots, "diff": ownpast.diff, "rejected": ownpast.rejected,
 }  # fmt: skip
-"""Verb -> what it does; ``rewind`` is the server's."""
+"""Verb -> what it does; ``rewind`` is the agent's, step by step."""

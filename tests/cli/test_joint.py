@@ -1,5 +1,7 @@
 """A run with several bases is one run: reviewed, gone on with, merged and undone as one."""
 
+import os
+import select
 import subprocess
 from pathlib import Path
 
@@ -74,10 +76,74 @@ def test_what_is_asked_of_a_run_is_asked_of_all_its_bases(goexfs: Command, other
     (other / "old").write_text("old\n")
     said("merge", "two", "--theirs", "--verify", f"test -f added && grep 2 {other}/old")
     assert (other / "old").read_text() == "2\n"
-    assert "2 bases" in goexfs("mount", "--run", "three", other).stderr
+    assert "takes 2 mountpoints" in goexfs("mount", "--run", "three", other).stderr
     said("discard", "three")
     assert goexfs.json("ls")["runs"] == []
     assert "sound" in said("fsck")
+
+
+def test_the_agents_own_verbs_are_about_all_bases(goexfs: Command, other: Path) -> None:
+    """Its diff, snapshots and rewinds, by how it calls a path in each; and nothing outside of them."""
+    script = f"""
+set -e
+echo 1 > added; echo 2 > {other}/old
+goexfs snapshot then -m both
+echo 3 > added; echo 4 > {other}/more
+goexfs diff --name-status; echo --
+(cd {other}; goexfs diff more --json) | grep -o '"path": "[^"]*"'; echo --
+goexfs diff | grep -e ^In -e ^+
+echo --
+goexfs rewind @then {other}/more; cat added; ls {other}; echo --
+goexfs rewind @then; cat added {other}/old
+goexfs snapshots --json | grep -o 'rewind' | sort -u
+for wrong in /etc {other}/../x {other}x; do goexfs diff $wrong || echo $?; done
+"""
+    done = goexfs("run", "--name", "two", "--cow", other, "--keep", "--", "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    listed, one, patch, partly, back = (part.split("\n") for part in done.stdout.split("\n--\n"))
+    assert listed[1:] == ["A\tadded", f"A\t{other}/more", f"M\t{other}/old"]
+    assert one == [f'"path": "{other}/more"']
+    assert [line for line in patch if line.startswith("In")][-1] == f"In {other}:"
+    assert {"+3", "+4", "+2"} <= set(patch)
+    assert partly == ["3", "old"]
+    assert back == ["1", "2", "rewind", "2", "2", "2", ""]
+    assert goexfs("diff", "two", "--name-status").stdout == f"A\tadded\nM\t{other}/old\n"
+    assert goexfs("diff", "two@then", "--name-status").stdout == f"A\tadded\nM\t{other}/old\n"
+
+
+def test_each_base_at_a_place_of_its_own(goexfs: Command, other: Path, area: Path, fresh_base: Path) -> None:
+    """A kept run is mounted with all its bases; what is done in either is followed, and unmounted as one."""
+    goexfs("run", "--name", "two", "--cow", other, "--keep", "--", "sh", "-c", f"echo 1 > added; echo 2 > {other}/new")
+    places = [area / "one", area / "other"]
+    for place in places:
+        place.mkdir()
+    inside = goexfs("mount", "--run", "two", places[0], fresh_base / "src")
+    assert (inside.returncode != 0, "is inside the base" in inside.stderr) == (True, True)
+    (area / "full").mkdir()
+    (area / "full/file").touch()
+    assert goexfs("mount", "--run", "two", places[0], area / "full").returncode != 0
+    assert goexfs.json("show", "two")["state"] == "kept", "nothing remains mounted"
+    assert goexfs("mount", "--run", "two", *places).returncode == 0
+    log = subprocess.Popen(
+        [*GOEXFS, "log", "two", "--follow"], cwd=goexfs.cwd, env=environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert (places[0] / "added").read_text() + (places[1] / "new").read_text() == "1\n2\n"
+        assert log.stdout is not None
+        told = b""
+        while not {b"seen", os.fsencode(other / "seen")} <= set(told.split()):
+            for place in places:  # again and again: it tells what happens once it is there
+                (place / "seen").write_text("x")
+                (place / "seen").unlink()
+            if select.select([log.stdout], [], [], 0.3)[0]:
+                assert (piece := os.read(log.stdout.fileno(), 1 << 16)), "it ended"
+                told += piece
+    finally:
+        assert goexfs("umount", "two").returncode == 0
+        rest, _ = log.communicate(timeout=60)
+    assert log.returncode == 0, rest
+    assert goexfs("diff", "two", "--name-status").stdout == f"A\tadded\nA\t{other}/new\n"
 
 
 def test_a_session_that_dies_leaves_one_run(goexfs: Command, other: Path) -> None:

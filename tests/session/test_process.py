@@ -14,7 +14,7 @@ import pytest
 
 from goexfs.session import children, process, processes
 from goexfs.session.children import Command
-from goexfs.session.errors import CommandNotFound
+from goexfs.session.errors import CommandNotFound, SandboxError
 from goexfs.session.sandbox import Sandbox
 from tests.support.commands import CHECKOUT, eventually
 
@@ -174,6 +174,25 @@ def test_an_equals_sign_in_the_name_of_the_program(make, area: Path) -> None:
     program.write_text("#!/bin/sh\nexit 6\n")
     program.chmod(0o755)
     assert process.run(make("./a=b")).status == 6
+
+
+@pytest.mark.parametrize("times", [1, process.ATTEMPTS])
+def test_a_socket_of_the_host_that_goes_away_meanwhile(area: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The command starts once, with what is there then; when that never comes true, it is said."""
+    base, lists = area / "base", [[b"/usr/lib/went/away"]] * times
+    (base / "mount").mkdir(parents=True)
+    found = Sandbox.listening
+    monkeypatch.setattr(Sandbox, "listening", lambda self: lists.pop() if lists else found(self))
+    box = Sandbox(os.fsencode(base), os.fsencode(base / "mount"))
+    env = {**os.environb, b"GOEXFS_RUN": b"r-test-%d" % os.getpid()}
+    command = Command((b"sh", b"-c", b"echo x >> made"), os.fsencode(base), env, f"r-test-{os.getpid()}", box)
+    if times == 1:
+        assert process.run(command).status == 0
+        assert (base / "mount/made").read_text() == "x\n"
+    else:
+        with pytest.raises(SandboxError, match="a socket of the host went away"):
+            process.run(command)
+        assert not (base / "mount/made").exists()
 
 
 def test_not_found_without_a_sandbox(area: Path) -> None:
