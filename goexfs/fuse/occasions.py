@@ -25,17 +25,20 @@ log = logging.getLogger(__name__)
 async def watch(service: Service, run_id: str, occasions: Occasions) -> None:
     """Make snapshots when there is occasion for one; until cancelled."""
     overlay = service.overlay
-    seen = overlay.change_count
+    seen = last = overlay.change_count
+    moved = time.monotonic()
     while occasions.quiet_seconds or occasions.every:
         await trio.sleep(TICK_SECONDS)
         changes = overlay.change_count
+        if changes != last:
+            last, moved = changes, time.monotonic()
         kind: Kind | None = None
         if occasions.every and changes - seen >= occasions.every:
             kind = "every"
         elif (
             occasions.quiet_seconds
             and changes != seen
-            and time.time_ns() - overlay.last_change_ns >= occasions.quiet_seconds * 1e9
+            and time.monotonic() - moved >= occasions.quiet_seconds
         ):
             kind = "quiet"
         if kind is None:

@@ -90,7 +90,7 @@ class Compensator:
 
             runs, record = RunStore(self._store), self._store.runs.get(self._run_id)
             if record.is_live:
-                copy = RunHandle.of(self._store, record).fork()
+                copy = RunHandle.of(self._store, record)._forked(None, None)
                 session = runs.resume(copy, on_exit="forget")
             else:
                 further = [part.base for part in self._store.runs.parts(self._run_id)]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from goexfs.policy.survey import Survey
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
+    from snapshots.history.recovery import Recovery
     from snapshots.merging.choosing import Selection
     from snapshots.merging.hunks import Parts
     from snapshots.merging.merge import MergeResult, Progress, Review
@@ -275,22 +276,28 @@ class RunHandle(Past, Account, Activity, Onto):
             time.sleep(0.002)
         return True
 
-    def recover(self) -> None:
+    def recover(self) -> "Recovery | None":
         """Clean up after a server that died: its dead mount goes, and the run is kept with all that was
         acknowledged.
+
+        Answers what its journal had beyond the store; None for nothing.  What is lost (a damaged end of the journal) is
+        also logged, as a warning: any verb on a crashed run recovers it.
         """
         from goexfs.session import mounts  # not for those who only look
+        from goexfs.session.recovered import tell
         from snapshots.history.recovery import recover
 
         with self._store.runs.lock(self.id):
             record = self.record
             if record.state != "active":
-                return
+                return None
             for place in {record.mountpoint, os.fsencode(self._store.runs.directory(self.id) / "mnt")}:
                 if place is not None and mounts.is_mounted(place) and _is_dead(place):
                     mounts.unmount_now(place)
-            recover(self._store, self.id)
+            recovered = recover(self._store, self.id)
             self._store.runs.update(self.id, state="kept", mountpoint=None, pid=None)
+        tell(record.label, recovered)
+        return recovered
 
     def _settled(self, verb: str) -> Run:
         """The record, once nothing serves the run any more; raises what forbids the verb."""

@@ -39,6 +39,7 @@ from goexfs.session.control import fault_of
 from goexfs.session.launch import LOG, Assignment, Report
 from goexfs.session.listening import Listening
 from goexfs.session.questions import Questions
+from goexfs.session.recovered import losses
 from goexfs.session.storeroom import StoreRoom
 from snapshots.errors import GoexfsError, StoreError
 from snapshots.history.occasions import parse_occasions
@@ -127,12 +128,8 @@ def _tell_of(recovery: Recovery | None) -> None:
     if recovery is None:
         return
     log.info("%d records of the journal were recovered", recovery.records)
-    if recovery.damage is not None:
-        log.warning(
-            "the journal was damaged at its end: %d bytes of %s are lost", recovery.damage.lost, recovery.damage.path
-        )
-    for ino, reason in recovery.lost:
-        log.error("the content of inode %d could not be recovered: %s", ino, reason)
+    for line in losses(recovery):
+        log.warning("%s", line)
 
 
 class _Server:

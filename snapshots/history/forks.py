@@ -17,9 +17,10 @@ from snapshots.storage.store import Store
 
 
 def fork(
-    store: Store, run_id: str, position: int, *, name: str | None = None, parts: Sequence[tuple[str, int]] = ()
-) -> Run:
-    """A new run, state ``kept``, that begins as the run ``run_id`` was at a position of its journal.
+    store: Store, run_id: str, position: int | None, *, name: str | None = None,
+    parts: Sequence[tuple[str, int | None]] = (),
+) -> Run:  # fmt: skip
+    """A new run, state ``kept``, that begins as the run ``run_id`` was at a position of its journal; None: as it is.
 
     ``parts`` are those of the run, each with a position of its own: all of them are forked in one transaction, into
     parts of the new run.  Errors: RunUnknown, RunState, RunExists, RunError for the name, HistoryGone, StoreError.
@@ -29,16 +30,19 @@ def fork(
     made: Run | None = None
     with store.database.transaction():
         for parent, at, rest in origins:
+            if at is None:
+                _, at = store.upper(parent).retained()
+            store.upper(parent).checkpoint_before(at)  # it may have been let go meanwhile
             child = _make(store, parent, at, rest, name=None if made else name, whole=made.id if made else None)
             made = made or child
     assert made is not None
     return made
 
 
-def _origin(store: Store, run_id: str, position: int) -> tuple[int, Checkpoint | None]:
-    """A checkpoint, and what a fork at a position has on top of it as its own."""
+def _origin(store: Store, run_id: str, position: int | None) -> tuple[int | None, Checkpoint | None]:
+    """A checkpoint (None: the present one), and what a fork at a position has on top of it as its own."""
     upper = store.upper(run_id)
-    if position == upper.retained()[1]:
+    if position is None or position == upper.retained()[1]:
         return position, None
     at = upper.checkpoint_before(position)
     if at == position:

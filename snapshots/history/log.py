@@ -6,6 +6,7 @@ questions asked of them: which process wrote a path, which paths a command wrote
 """
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -149,22 +150,42 @@ class Author(NamedTuple):
     """the process, its parent, and so on; empty when unknown"""
 
 
+class _Then(NamedTuple):
+    """What `Authors` knew at some position."""
+
+    at: dict[bytes, int]
+    gone: dict[bytes, Event]
+    of: dict[int, tuple[list[Event], int]]
+    """events, and how many of them there were"""
+
+
 class Authors:
     """Which events made every path what it is after all of them.  Renames are followed, hard links too.
 
     A rewind made nothing: what it brought back was made by who had made it before.
     """
 
-    def __init__(self, log: Log, *, before: int | None = None) -> None:
-        """With ``before`` what they made until that record."""
+    def __init__(self, log: Log) -> None:
         self._log = log
         self._at: dict[bytes, int] = {}
         self._of: dict[int, list[Event]] = {}
         self._gone: dict[bytes, Event] = {}
+        self._then: dict[int, _Then] = {}
+        """what it was at positions that rewinds, still to come, go back to"""
+        uses = Counter(back.position for event in log.events for back in event.back)
+        positions = sorted(uses, reverse=True)
         for event in log.events:
-            if before is not None and event.number >= before:
-                break
+            while positions and positions[-1] <= event.number:
+                self._then[positions.pop()] = self._present()
             self._add(event)
+            uses.subtract(back.position for back in event.back)
+            for back in event.back:
+                if not uses[back.position]:
+                    self._then.pop(back.position, None)
+
+    def _present(self) -> "_Then":
+        # Lists only grow, or are replaced: up to their present lengths they stay what they are.
+        return _Then(dict(self._at), dict(self._gone), {ino: (found, len(found)) for ino, found in self._of.items()})
 
     def _add(self, event: Event) -> None:
         path = event.path
@@ -209,16 +230,18 @@ class Authors:
 
     def _rewound(self, event: Event) -> None:
         for back in event.back:
-            then = Authors(self._log, before=back.position)
+            then = self._then.get(back.position) or self._present()
             before = dict(self._at)
             for path in [path for path in self._at if is_at_or_below(path, back.paths)]:
                 del self._at[path]
             for path in [path for path in self._gone if is_at_or_below(path, back.paths)]:
                 del self._gone[path]
-            self._at |= {path: ino for path, ino in then._at.items() if is_at_or_below(path, back.paths)}
-            self._gone |= {path: gone for path, gone in then._gone.items() if is_at_or_below(path, back.paths)}
-            for ino in {then._at[path] for path in then._at if is_at_or_below(path, back.paths)}:
-                self._of[ino] = list(then._of.get(ino, ()))
+            at = {path: ino for path, ino in then.at.items() if is_at_or_below(path, back.paths)}
+            self._at |= at
+            self._gone |= {path: gone for path, gone in then.gone.items() if is_at_or_below(path, back.paths)}
+            for ino in set(at.values()):
+                found, length = then.of.get(ino, ([], 0))
+                self._of[ino] = found[:length]
             for path in before:
                 if path not in self._at and path not in self._gone:
                     self._gone[path] = event

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from snapshots.entries import Content, Entry, UpperState
 from snapshots.errors import HistoryGone
 from snapshots.history import journal
-from snapshots.history.journal import Change, Damage, Numbered
+from snapshots.history.journal import Change, Damage, Numbered, Process
 from snapshots.history.replay import Replay
 from snapshots.names import readable
 from snapshots.storage.store import Store
@@ -98,27 +98,46 @@ def _from_next(state: UpperState, entries: dict[int, Entry], inos: set[int]) -> 
 
 
 def position_at(store: Store, run_id: str, time_ns: int) -> int:
-    """The position at which a run was at a time.  Errors: HistoryGone when that is not kept."""
+    """The position at which a run was at a time: after the last record that is not later, whatever is before it.  So a
+    clock that was set back loses nothing: what was recorded while it was ahead counts as done by then.
+
+    Errors: HistoryGone when that is not kept.
+    """
     upper = store.upper(run_id)
     horizon, now = upper.retained()
     directory = store.runs.directory(run_id) / "journal"
-    segment: Path | None = None
-    for first, path in journal.segments(directory):
+    ends_ns: int | None = None
+    for first, path in reversed(journal.segments(directory)):
         begun = journal.begun_ns(path)
-        if first < horizon or begun is None:
+        if first < horizon:
+            break
+        if begun is None:
             continue
-        if begun > time_ns:
-            break
-        segment = path
-    if segment is None:
-        return _checkpoint_at(store, run_id, time_ns, horizon)
-    records, _ = journal.read_segment(segment)
-    position = int(segment.name, 16)
+        # One that begins and ends later has nothing of that time; when the last one ends is not written down.
+        if ends_ns is None or min(begun, ends_ns) <= time_ns:
+            position = _last_until(_records(path), time_ns) or (first if begun <= time_ns else 0)
+            if position:
+                return min(position, now)
+        ends_ns = begun
+    return _checkpoint_at(store, run_id, time_ns, horizon)
+
+
+def _records(segment: Path) -> list[Numbered]:
+    try:
+        return journal.read_segment(segment)[0]
+    except FileNotFoundError:  # thinned meanwhile
+        return []
+
+
+def _last_until(records: list[Numbered], time_ns: int) -> int:
+    """The position after the last record that is not later than a time; 0 when all are."""
+    position = 0
     for number, record in records:
-        if record.time_ns > time_ns:
-            break
-        position = number + 1
-    return min(position, now)
+        if isinstance(record, Process):  # has the time when it was first seen, maybe in another segment
+            position += position == number
+        elif record.time_ns <= time_ns:
+            position = number + 1
+    return position
 
 
 def _checkpoint_at(store: Store, run_id: str, time_ns: int, horizon: int) -> int:

@@ -1,5 +1,7 @@
 """``snapshot``, ``snapshots``, ``fork``, ``rewind`` and ``cat`` as processes, on real runs."""
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from goexfs.cli.errors import STATUS
 from snapshots.errors import HistoryGone, RunExists, RunUnknown, SnapshotExists, SnapshotUnknown
 from tests.cli.conftest import Command
+from tests.support.commands import eventually
 
 
 @pytest.fixture
@@ -14,9 +17,10 @@ def work(goexfs: Command) -> str:
     """A kept run with two snapshots: ``one`` and ``s1``."""
     run = goexfs.kept("echo 1 > file; echo x > other", name="work")
     assert goexfs("snapshot", run, "one", "-m", "the first").stdout == "work@one\n"
-    goexfs("run", "--run", run, "--keep", "--", "sh", "-c", "echo 2 > file; mkdir dir; echo d > dir/d")
-    assert goexfs("snapshot", run).stdout == "work@s1\n"
-    goexfs("run", "--run", run, "--keep", "--", "sh", "-c", "echo 3 > file; rm other")
+    for script, snapshot in (("echo 2 > file; mkdir dir; echo d > dir/d", "work@s1\n"), ("echo 3 > file; rm other", 0)):
+        done = goexfs("run", "--run", run, "--keep", "--", "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        assert not snapshot or goexfs("snapshot", run).stdout == snapshot
     return run
 
 
@@ -113,6 +117,29 @@ def test_rewind(goexfs: Command, work: str) -> None:
     assert goexfs("rewind", "work").returncode == 0
     assert names(goexfs, work) == ["A\tdir", "A\tdir/d", "A\tfile"], "a rewind can be rewound"
     assert goexfs("fsck").returncode == 0
+
+
+def test_a_crash_is_listed_recovered_and_told(goexfs: Command, goexfs_home: Path, area: Path) -> None:
+    place = area / "mnt"
+    place.mkdir()
+    assert goexfs("mount", ".", place, "--name", "live").returncode == 0
+    (place / "one").write_text("1\n")
+    (place / "two").mkdir()
+    run = goexfs.json("show", "live")
+    os.kill(run["pid"], signal.SIGKILL)
+    assert eventually(lambda: goexfs.json("ls")["runs"][0]["state"] == "crashed", within=20)
+    assert "crashed" in goexfs("ls").stdout
+    (last,) = sorted((goexfs_home / "runs" / run["id"] / "journal").glob("0*"))[-1:]
+    data = last.read_bytes()
+    last.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    done = goexfs("diff", "live", "--name-status")
+    assert done.stdout == "A\tone\n", "all but the damaged record"
+    assert done.stderr.startswith("goexfs: run live: the journal was damaged at its end: ")
+    assert done.stderr.count("\n") == 1
+    assert goexfs.json("ls")["runs"][0]["state"] == "kept" and os.listdir(place) == []
+    assert goexfs("mount", "--run", "live", place).returncode == 0
+    assert (place / "one").read_text() == "1\n" and not (place / "two").exists()
+    assert goexfs("umount", "live").returncode == 0
 
 
 def test_automatic_snapshots(goexfs: Command) -> None:

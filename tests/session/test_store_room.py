@@ -70,6 +70,10 @@ def test_a_store_keeps_to_its_limit(goexfs_home: Path, fresh_base: Path) -> None
         assert waste.use.is_reached and waste.use.limit == 18 * MIB
         with pytest.raises(StoreLimit, match="discard some"):
             store.start(fresh_base)
+        with pytest.raises(StoreLimit, match="discard some"):
+            found.fork()
+        with found.as_it_was("~0") as fork:
+            assert fork.cat(b"a")[16] == 3, "what a merge of a point needs"
         assert [each.id for each in store.runs(all=True)] == [found.id]
         with store.start(fresh_base, store_limit=0, on_exit="forget") as lifted:
             write(Path(os.fsdecode(lifted.mountpoint)) / "f", 8)

@@ -4,15 +4,19 @@ import os
 import random
 import stat
 import time
+from typing import Any
 
 import pytest
 
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO, WHITEOUT, Checkpoint, Link, UpperState
 from snapshots.errors import HistoryGone, RunExists, RunState, SnapshotExists, SnapshotUnknown
+from snapshots.history import forks
 from snapshots.history.forks import began_ns, fork, parent_of
 from snapshots.history.history import History
+from snapshots.history.journal import Change, JournalWriter, Process
 from snapshots.history.moments import parse_time
 from snapshots.history.retention import NEWEST, set_limit, thin
+from snapshots.history.timeline import position_at
 from snapshots.storage.states import difference
 from snapshots.storage.store import Store
 from snapshots.upkeep.fsck import fsck
@@ -163,6 +167,54 @@ def test_names_of_points(store: Store, author: Author) -> None:
     for name in ("", "two words", "a/b", "~9", "#1", "{x"):
         with pytest.raises(SnapshotUnknown, match="cannot name a snapshot"):
             history.snapshot(name)
+
+
+def test_times_by_a_clock_that_was_set_back(store: Store, base: bytes) -> None:
+    """A time is after the last record that is not later: what was done while the clock was ahead is done by then."""
+    run = store.runs.create(base=base)
+    begun = 10**18
+    times = [10, 20, 100, 110, 30, 40, None, 50, 5, 60]
+    """seconds after the beginning; None: a segment ends"""
+    writer = JournalWriter(store.runs.directory(run.id) / "journal", 1, begun)
+    clock = 0
+    for each in times:
+        if each is None:
+            store.upper(run.id).commit(Checkpoint((), (), (), (), FIRST_NEW_INO, writer.rotate(begun + clock * 10**9)))
+        else:
+            clock = each
+            writer.append(Process(each, 1, 0, b"", (), begun))
+            writer.append(Change("create", begun + each * 10**9, 0, 1, b"f", (), (), (), ()))
+    store.upper(run.id).commit(Checkpoint((), (), (), (), FIRST_NEW_INO, writer.next))
+    writer.close()
+    changes = [each for each in times if each is not None]
+    for asked in range(130):
+        done = [2 * number + 2 for number, each in enumerate(changes) if each <= asked]
+        after = max(done, default=0) + 1
+        found = position_at(store, run.id, begun + asked * 10**9)
+        assert found in (after, after + 1), "at most a process more, which changes nothing"
+    assert position_at(store, run.id, begun - 1) == 1
+
+
+def test_a_fork_of_what_was_let_go_meanwhile(store: Store, author: Author, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look at the run and the transaction its server may thin the history, or make a checkpoint."""
+    run_id = author.upper.run_id
+    positions = [author.step() for _ in range(5)]
+    seen = forks._origin
+
+    def origin(*args: Any) -> Any:
+        found = seen(*args)
+        author.step()
+        set_limit(store, run_id, 0)
+        thin(store, run_id)
+        return found
+
+    monkeypatch.setattr(forks, "_origin", origin)
+    with pytest.raises(HistoryGone):
+        fork(store, run_id, positions[2])
+    assert len(store.runs.list()) == 1
+    made = fork(store, run_id, None)
+    assert plain(store.upper(made.id).load()) == plain(author.state)
+    assert fsck(store).findings == ()
 
 
 def test_times() -> None:

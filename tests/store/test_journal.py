@@ -2,13 +2,16 @@
 
 
 import os
+import re
 import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
+import xxhash
 
-from snapshots.entries import Content, Entry, Extent, Hidden, Identity, Link, Origin
+from goexfs.overlay.changes import Op
+from snapshots.entries import Ancestor, Content, Entry, Extent, Hidden, Identity, Link, Origin
 from snapshots.errors import StoreTooNew
 from snapshots.history import journal
 from snapshots.history.journal import (
@@ -26,8 +29,10 @@ from snapshots.history.journal import (
     Spooled,
     Whole,
 )
+from tests.support.commands import CHECKOUT
 
 GOLDEN = Path(__file__).parent / "golden" / "journal-1"
+DOCUMENT = CHECKOUT / "docs" / "format.md"
 BEGUN = 1_795_380_000_000_000_000
 IDENTITY = Identity(65024, 42, 0o100644, 12, BEGUN - 5, BEGUN - 4)
 CONTENT = Content(12, 4, (Extent(4, 8, bytes(range(16)), 2),))
@@ -47,6 +52,11 @@ RECORDS: list[journal.Record] = [
     Change("rewind", BEGUN + 8, 0, 0, b"",
            (Entry(42, 0o100600, 0, 0, 0, 1, 12, 1, 2, 3, 2, Origin(b"f", IDENTITY), CONTENT, None, None, False),),
            (), (), (), back=(Back(3, (b"f", b"d/\xffname")), Back(9, ()))),
+    Change("rebase", BEGUN + 9, 0, 0, b"",
+           (Entry(42, 0o100600, 0, 0, 0, 1, 12, 1, 2, 3, 2, Origin(b"f", IDENTITY), CONTENT, None, None, False,
+                  Ancestor(IDENTITY, bytes(range(16)))),
+            Entry(44, 0o120777, 0, 0, 0, 0, 3, 1, 2, 3, 1, None, None, b"f/g", None, False)),
+           (), (), ()),
 ]  # fmt: skip
 HALF = 5
 
@@ -78,6 +88,95 @@ def test_golden_files_are_what_is_written(tmp_path: Path) -> None:
         assert (tmp_path / "journal" / path.name).read_bytes() == path.read_bytes()
 
 
+PARTS = {
+    "identity": Identity, "entry": Entry, "ancestor": Ancestor, "origin": Origin, "content": Content, "extent": Extent,
+    "link": Link, "back": Back, "hidden": Hidden, "process": Process, "change": Change, "read": Read, "whole": Whole,
+    "load": Load, "patch": Patch, "cut": Cut, "spooled": Spooled, "range": Range,
+}  # fmt: skip
+ARRAYS = {"entries": "entry", "links": "link", "extents": "extent", "back": "back", "data": ""}
+BYTES = {"path", "old path", "parent name", "name", "executable", "bytes", "target"}
+
+
+def documented() -> dict[str, list[str]]:
+    """The elements of every part, as the tables of the document have them."""
+    found = {}
+    for line in DOCUMENT.read_text().splitlines():
+        name, _, rest = line.removeprefix("| ").partition(" | ")
+        if name.strip("`") in PARTS:
+            text = rest.partition("|")[0].strip()
+            found[name.strip("`")] = re.split(r", (?![^(]*\)|[^\[]*\])", text) if text else []
+    return found
+
+
+def check(told: dict[str, list[str]], part: str, value: object) -> None:
+    """Whether a decoded value is what the document says of a part; "" is any kind of data."""
+    assert isinstance(value, list)
+    if not part or part in ("process", "change", "read"):
+        assert not part or value[0] == part
+        part, value = value[0], value[1:]
+    assert len(value) == len(told[part]), part
+    for element, each in zip(told[part], value, strict=True):
+        word, _, remark = element.partition(" (")
+        word = word.removesuffix(" or nil")
+        if each is None:
+            assert element.partition(" (")[0].endswith(" or nil") or "or nil" in element, (part, element)
+        elif word in PARTS and "(array" not in element:
+            check(told, word, each)
+        elif word in ARRAYS:
+            for one in each:
+                check(told, ARRAYS[word], one)
+        elif "(array of `bin`" in element:
+            assert all(type(one) is bytes for one in each), element
+        elif word == "unlinked":
+            assert all(type(parent) is int and type(name) is bytes for parent, name in each)
+        elif "map" in remark:
+            assert all(type(one) is bytes for pair in each.items() for one in pair)
+        else:
+            kind = str if "`str`" in remark else bytes if "`bin`" in remark or word in BYTES else int
+            assert type(each) is (bool if word == "opaque" else kind), (part, element, each)
+
+
+def test_the_document_is_enough_to_read_the_golden_files() -> None:
+    """With its tables alone, and libraries for MessagePack and xxh3."""
+    told = documented()
+    assert set(told) == set(PARTS)
+    for name, struct in PARTS.items():
+        assert len(told[name]) == len(struct.__struct_fields__), name
+    assert {op.value for op in Op} | {journal.REWIND, journal.REBASE} == set(
+        re.findall(r"Ops are `([a-z ]+)`", DOCUMENT.read_text())[0].split()
+    )
+    number, kinds = 1, []
+    for name in sorted(os.listdir(GOLDEN)):
+        data = (GOLDEN / name).read_bytes()
+        assert (data[:8], int.from_bytes(data[8:16], "little"), int(name, 16)) == (b"GOEXFSJ\x01", number, number)
+        assert int.from_bytes(data[24:32], "little") == xxhash.xxh3_64_intdigest(data[:24])
+        at = 32
+        while at < len(data):
+            length = int.from_bytes(data[at : at + 4], "little")
+            body = data[at + 12 : at + 12 + length]
+            assert int.from_bytes(data[at + 4 : at + 12], "little") == xxhash.xxh3_64_intdigest(body, seed=number)
+            value = msgspec.msgpack.decode(body)
+            check(told, value[0], value)
+            kinds.append(value[0])
+            at, number = at + 12 + length, number + 1
+    assert kinds == [type(record).__struct_config__.tag for record in RECORDS]
+
+
+def test_every_rule_of_the_document_names_a_test_that_exists() -> None:
+    rules = DOCUMENT.read_text().partition("## Rules")[2].partition("\n## ")[0].split("\n* **")[1:]
+    assert [rule[:2] for rule in rules] == [f"J{number}" for number in range(1, len(rules) + 1)]
+    here = Path(__file__).read_text()
+    for rule in rules:
+        named = re.findall(r"`((?:tests/[a-z_/]+\.py)?(?:::)?(?:test_\w+)?)`", rule)
+        assert named, rule
+        for each in filter(None, named):
+            file, _, function = each.rpartition("::") if "::" in each else (each, "", "")
+            if not each.startswith("tests/"):
+                assert f"def {each}(" in here, each
+            else:
+                assert f"def {function}" in (CHECKOUT / (file or each)).read_text(), each
+
+
 def test_a_record_without_later_fields_is_read(tmp_path: Path) -> None:
     """What was added at the end of a record has a default: a journal that was written before still counts."""
     body = msgspec.msgpack.decode(msgspec.msgpack.encode(RECORDS[4]))
@@ -86,8 +185,6 @@ def test_a_record_without_later_fields_is_read(tmp_path: Path) -> None:
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    import xxhash
-
     path = tmp_path / journal.segment_name(1)
     head = bytearray((GOLDEN / path.name).read_bytes()[:24])
     head[7] = 2

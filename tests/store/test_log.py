@@ -158,6 +158,20 @@ def test_who_wrote_what_a_rewind_brought_back(story: Story) -> None:
     assert (who(story.log, b"f"), who(story.log, b"new"), who(story.log, b"d")) == (b"other",) * 3
 
 
+def test_many_rewinds_of_rewinds(story: Story) -> None:
+    """Each goes back to before the one before it: what all of that comes to is found in one pass."""
+    maker, other = story.process("maker"), story.process("other")
+    story.change("create", b"f", maker)
+    for _ in range(40):
+        position = story.number + 1
+        story.change("write", b"f", other)
+        rewound(story, position)
+        assert who(story.log, b"f") == b"maker"
+        rewound(story, position + 1)
+        assert who(story.log, b"f") == b"other"
+        rewound(story, story.number)
+
+
 def test_what_a_rewind_brought_back_may_have_another_number(story: Story) -> None:
     maker, other = story.process("maker"), story.process("other")
     story.change("create", b"f", maker)
