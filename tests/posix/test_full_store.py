@@ -54,7 +54,7 @@ CHANGES: dict[str, Call] = {
     "extend": lambda top: os.truncate(top / "empty", 300_000),
     "mkdir": lambda top: os.mkdir(top / "new"),
     "mkfifo": lambda top: os.mkfifo(top / "pipe"),
-    "symlink": lambda top: os.symlink("t" * 3000, top / "symlink"),
+    "symlink": lambda top: os.symlink("t/" * 1500, top / "symlink"),
     "link": lambda top: os.link(top / "file", top / "second"),
     "unlink": lambda top: os.unlink(top / "hard"),
     "rename": lambda top: os.rename(top / "dir", top / "moved"),
