@@ -12,11 +12,13 @@ import errno
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from time import perf_counter
 from typing import Any
 
 import trio
 from pyfuse3 import FUSEError
 
+from goexfs.fuse.patience import Patience
 from goexfs.overlay import WouldBlock
 from goexfs.overlay.meter import OverLimit
 
@@ -37,6 +39,8 @@ class Threads:
         """set again when it opens; None while it is open"""
         self.busy = 0
         """requests that wait for a thread now"""
+        self.patience: Patience | None = None
+        """waits for a quick disk without a thread; None where that is not to be done"""
         self._limiter = trio.CapacityLimiter(SLOW_REQUESTS)
 
     @contextlib.contextmanager
@@ -49,6 +53,14 @@ class Threads:
             self.gate = None
             gate.set()
 
+    async def wait_for(self, blocked: WouldBlock, *, patiently: bool) -> None:
+        """Have what an operation needs brought into memory; *patiently*: perhaps without a thread."""
+        patience = self.patience
+        if patience is None or blocked.arrived is None or self.busy:
+            await self.run(blocked.prepare)
+        elif not (patiently and patience.caught(blocked.arrived)):
+            patience.took(await self.run(lambda: _timed(blocked.prepare)))
+
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run something that waits.  Not cancelled halfway: somebody waits for the reply."""
         self.busy += 1
@@ -57,6 +69,12 @@ class Threads:
                 return await trio.to_thread.run_sync(function, limiter=self._limiter)
         finally:
             self.busy -= 1
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began
 
 
 def errno_of(e: Exception, what: str, *about: object) -> FUSEError:
@@ -78,6 +96,7 @@ def request(operation: Callable[..., Any]) -> Any:
 
     @functools.wraps(operation)
     async def handler(self: Any, *arguments: Any) -> Any:
+        patiently = True  # once: what has arrived may be gone again
         try:
             while True:
                 if self.threads.gate is not None:
@@ -90,7 +109,8 @@ def request(operation: Callable[..., Any]) -> Any:
                 if isinstance(waiting, OverLimit) and self.referee is not None:
                     await self.referee.decide(waiting.name, operation.__name__.strip("_"), arguments, waiting.more)
                 else:
-                    await self.threads.run(waiting.prepare)
+                    await self.threads.wait_for(waiting, patiently=patiently)
+                    patiently = False
         except Exception as e:
             raise errno_of(e, operation.__name__, *arguments) from None
 

@@ -29,6 +29,7 @@ from goexfs.fuse.answering import SLOW_REQUESTS
 from goexfs.fuse.cache import Notifier
 from goexfs.fuse.errors import MountError, MountpointBusy, UnmountFailed
 from goexfs.fuse.handshake import Handshake, HandshakeError
+from goexfs.fuse.patience import Patience
 from goexfs.fuse.recording import Recording
 from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import Sealer
@@ -268,7 +269,10 @@ class Service:
                 self._mounted.set()
             return done
 
-        self.waiter = wait.Waiter(handshake.fd, spin=wait.spinning_pays(), before_first=first)
+        spin = wait.spinning_pays()
+        self.waiter = wait.Waiter(handshake.fd, spin=spin, before_first=first)
+        if spin:
+            self.adapter.threads.patience = Patience(handshake.fd)
         replaced.callback(wait.install(pyfuse3, self.waiter))
 
     async def _answer_requests(self) -> None:

@@ -10,11 +10,15 @@ from collections.abc import Callable
 
 
 class WouldBlock(Exception):
-    """The operation needs the disk: run ``prepare()`` in a worker thread, then call the operation again."""
+    """The operation needs the disk: run ``prepare()`` in a worker thread, then call the operation again.
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
+    Where the disk is at it already, ``arrived()`` says without waiting whether it is done: no thread is needed then.
+    """
+
+    def __init__(self, prepare: Callable[[], None], arrived: Callable[[], bool] | None = None) -> None:
         super().__init__("would block")
         self.prepare = prepare
+        self.arrived = arrived
 
 
 class Lent:

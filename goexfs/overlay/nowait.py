@@ -106,6 +106,17 @@ def read_now(fd: int, offset: int, length: int) -> memoryview | None:
     return None
 
 
+def has_arrived(fd: int, offset: int) -> bool:
+    """Whether a byte that the kernel was asked for is in the page cache now, or will not be."""
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # whoever reads it will be told
+    return True
+
+
 _told: dict[int, bool] = {}
 """by device"""
 

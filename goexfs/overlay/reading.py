@@ -11,7 +11,7 @@ Threading: the event loop's thread, except for what ``prepare`` does.
 import os
 
 from goexfs.overlay.blocking import Lent, WouldBlock
-from goexfs.overlay.nowait import read_now
+from goexfs.overlay.nowait import has_arrived, read_now
 
 _LIMIT = 64
 """ranges that are remembered; operations that were interrupted never come back for theirs"""
@@ -44,7 +44,7 @@ class LocalReads:
                 self._warm.clear()
             self._warm[offset, length] = None
 
-        raise WouldBlock(prepare)
+        raise WouldBlock(prepare, lambda: has_arrived(own.fd, offset + length - 1))
 
 
 class EarlyReads:
@@ -68,7 +68,7 @@ class EarlyReads:
                 self._early.clear()
             self._early[offset, length] = data
 
-        raise WouldBlock(prepare)
+        raise WouldBlock(prepare, lambda: has_arrived(own.fd, offset + length - 1))
 
     def take(self, offset: int, length: int) -> bytes | None:
         """What was read by a worker thread, once."""
