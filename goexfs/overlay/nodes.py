@@ -2,11 +2,13 @@
 
 Owns what a node remembers; knows neither how nodes are found nor how they change (``view``, ``names``, ``files``).
 The fields are the truth for a changed node and the cache for an unchanged one: a request about metadata reads them
-and makes no system call. Event-loop thread only.
+and makes no system call. What few nodes have (`Rare`) all others share: there are many of them. Event-loop thread only.
 """
 
 import os
 import stat
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from goexfs.overlay.content import BaseFile, Content
 from goexfs.overlay.given import Given
@@ -15,6 +17,53 @@ from snapshots.layers.base import BaseDir
 
 _MODES: dict[int, int] = {}
 """every mode that was ever seen"""
+_TIMES: dict[int, int] = {}
+"""times seen of late: what was made together was made at the same tick of the clock"""
+_TIMES_LIMIT = 1024
+
+T = TypeVar("T")
+
+
+class Rare:
+    """Fields of a node that most have nothing to say in."""
+
+    __slots__ = ("ancestor", "content", "identity", "links", "rdev", "stored", "timed", "writers", "xattrs")
+
+    def __init__(self) -> None:
+        self.ancestor = self.content = self.identity = self.links = self.xattrs = None
+        self.rdev = self.writers = 0
+        self.stored = self.timed = False
+
+
+_NOTHING = Rare()
+"""of all nodes in which nothing of that was ever set; never changed"""
+
+
+class _Rarely(property, Generic[T]):
+    """A field that is in `Rare`; the node gets one of its own when another value than the default is set."""
+
+    def __init__(self, name: str, default: T) -> None:
+        def change(node: "Node", value: T) -> None:
+            if node.rare is _NOTHING:
+                if value == default:
+                    return
+                node.rare = Rare()
+            setattr(node.rare, name, value)
+
+        super().__init__(attrgetter(f"rare.{name}"), change)
+
+    if TYPE_CHECKING:
+
+        def __get__(self, node: Any, owner: type | None = None) -> T: ...  # type: ignore[override]
+
+        def __set__(self, node: Any, value: T) -> None: ...
+
+
+def _same_time(ns: int) -> int:
+    """The one object for this time."""
+    if len(_TIMES) >= _TIMES_LIMIT:
+        _TIMES.clear()
+    return _TIMES.setdefault(ns, ns)
 
 
 class Node:
@@ -31,9 +80,7 @@ class Node:
         "base_ino",
         "gid",
         "ino",
-        "identity",
         "kept",
-        "links",
         "lookups",
         "mode",
         "mtime_ns",
@@ -41,21 +88,29 @@ class Node:
         "nlink",
         "opens",
         "parent",
-        "rdev",
+        "rare",
         "ruling",
         "size",
-        "stored",
         "uid",
-        "xattrs",
         "__weakref__",
     )
 
+    rdev = _Rarely[int]("rdev", 0)
+    links = _Rarely["set[tuple[Dir, bytes]] | None"]("links", None)
+    """all known names when there is more than one, else None"""
+    identity = _Rarely[Identity | None]("identity", None)
+    """of the base inode when the run first changed the node"""
+    stored = _Rarely[bool]("stored", False)
+    """whether the last checkpoint has an entry of it"""
+    xattrs = _Rarely[dict[bytes, bytes] | None]("xattrs", None)
+    """the complete set once the run changed one, else None: as in the base"""
+
     def __init__(self, ino: int, mode: int) -> None:
+        self.rare = _NOTHING
         self.ino = ino
         self.mode = mode
         self.uid = 0
         self.gid = 0
-        self.rdev = 0
         self.nlink = 1
         self.size = 0
         self.blocks = 0
@@ -66,24 +121,16 @@ class Node:
         self.parent: Dir | None = None
         """the directory of the node's first known name; None for the root and for a node without a name"""
         self.name = b""
-        self.links: set[tuple[Dir, bytes]] | None = None
-        """all known names when there is more than one, else None"""
         self.base_dir: BaseDir | None = None
         """the base directory the node came from; None when the run created it"""
         self.base_name = b""
         self.dev = 0
         """of the base inode; 0 when the run created the node"""
         self.base_ino = 0
-        self.identity: Identity | None = None
-        """of the base inode when the run first changed the node"""
         self.changed = 0
         """a set of `snapshots.entries.Changed` bits"""
         self.kept = False
         """whether the node belongs to the upper: changed, moved, or a directory on the way to such a node"""
-        self.stored = False
-        """whether the last checkpoint has an entry of it"""
-        self.xattrs: dict[bytes, bytes] | None = None
-        """the complete set once the run changed one, else None: as in the base"""
         self.lookups = 0
         """how often the kernel was told of the node and has not yet forgotten it"""
         self.opens = 0
@@ -108,9 +155,9 @@ class Node:
         self.nlink = st.st_nlink
         self.size = st.st_size
         self.blocks = st.st_blocks
-        self.mtime_ns = mtime_ns = st.st_mtime_ns
-        self.atime_ns = mtime_ns if st.st_atime_ns == mtime_ns else st.st_atime_ns
-        self.ctime_ns = mtime_ns if st.st_ctime_ns == mtime_ns else st.st_ctime_ns
+        self.mtime_ns = _same_time(st.st_mtime_ns)
+        self.atime_ns = _same_time(st.st_atime_ns)
+        self.ctime_ns = _same_time(st.st_ctime_ns)
 
     def same_as(self, st: os.stat_result) -> bool:
         """Whether an unchanged node still is what the base shows (access time apart, and the size of what is
@@ -237,23 +284,23 @@ class Dir(Node):
 class File(Node):
     """A regular file."""
 
-    __slots__ = ("ancestor", "base_file", "content", "pushed", "timed", "writers")
+    __slots__ = ("base_file", "pushed")
+
+    content = _Rarely[Content | Given | None]("content", None)
+    """None while the content is the base file's"""
+    ancestor = _Rarely[Ancestor | None]("ancestor", None)
+    """what the base had in this place, once it is kept"""
+    writers = _Rarely[int]("writers", 0)
+    """open handles that may write"""
+    timed = _Rarely[bool]("timed", False)
+    """for the adapter: whoever has the file open keeps its times and said what they are; writes leave them alone"""
 
     def __init__(self, ino: int, mode: int) -> None:
         super().__init__(ino, mode)
-        self.content: Content | Given | None = None
-        """None while the content is the base file's"""
-        self.ancestor: Ancestor | None = None
-        """what the base had in this place, once it is kept"""
         self.base_file: BaseFile | None = None
         """how the base file is read while a handle or the content needs it"""
-        self.writers = 0
-        """open handles that may write"""
-        self.timed = False
-        """for the adapter: whoever has the file open keeps its times and said what they are; writes leave them alone"""
         self.pushed = False
         """for the adapter: the content was pushed into the page cache"""
-
 
     def give(self, given: Given) -> None:
         """Show this instead of the base file's content."""
