@@ -41,12 +41,14 @@ _UMOUNT_SECONDS = 20
 
 
 class Mounted(NamedTuple):
-    """One line of /proc/self/mountinfo."""
+    """One line of a mountinfo."""
 
     device: str
     """``major:minor``, which also names the connection and the readahead setting"""
     point: bytes
     type: bytes
+    receives: bool = False
+    """whether what is mounted below it elsewhere appears here, too"""
 
 
 def attach(mountpoint: bytes, *, allow_other: bool, default_permissions: bool) -> int:
@@ -104,13 +106,21 @@ def mounted_at(mountpoint: bytes) -> Mounted | None:
         wanted = os.path.join(os.path.realpath(above), name)
     except OSError:
         pass
-    found = None
-    with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            fields = line.split(b" ")
-            point = _unescape(fields[4])
-            if point == wanted:
-                found = Mounted(fields[2].decode(), point, fields[fields.index(b"-", 6) + 1])
+    return next((each for each in reversed(mounts()) if each.point == wanted), None)
+
+
+def mounts(pid: int | None = None) -> list[Mounted]:
+    """What a process (default: this one) has mounted, in the order of mounting; nothing when it is gone."""
+    found = []
+    try:
+        with open(f"/proc/{pid or 'self'}/mountinfo", "rb") as lines:
+            for line in lines:
+                fields = line.split(b" ")
+                end = fields.index(b"-", 6)
+                receives = any(word.startswith((b"shared:", b"master:")) for word in fields[6:end])
+                found.append(Mounted(fields[2].decode(), _unescape(fields[4]), fields[end + 1], receives))
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     return found
 
 

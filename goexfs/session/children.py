@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from goexfs.session import limits, processes
+from goexfs.session import limits, namespaces, processes
 from goexfs.session import sandbox as sandboxes
 from goexfs.session.cgroups import Group
 from goexfs.session.confinement import Host
@@ -120,7 +120,9 @@ class Sandboxed:
         self._own_group = command.stdin is None and has_foreground()
         refused: Filter | None = None
         try:
-            refused = compile_filter(user_namespaces=command.sandbox.user_namespaces)
+            refused = compile_filter(
+                user_namespaces=command.sandbox.user_namespaces, network=command.sandbox.network
+            )
             self._sockets = command.sandbox.listening()
             argv = [
                 *_launcher("ignore", SHIELDED),
@@ -163,6 +165,8 @@ class Sandboxed:
         init = self._init_pid()
         if init is None:
             return  # it ends, and ``status`` says why
+        assert command.sandbox is not None
+        namespaces.seclude(init, command.sandbox.shows)
         self._group = limits.bound(init, command.run_id, command.processes, command.memory)
         if command.hosts:
             from goexfs.session.outlet import Outlet

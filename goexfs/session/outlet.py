@@ -9,8 +9,6 @@ What it takes are ``CONNECT`` (for everything with TLS, and for ``ssh`` and othe
 requests.  HTTP itself is h11's.
 """
 
-import ctypes
-import fcntl
 import ipaddress
 import os
 import re
@@ -24,6 +22,7 @@ import msgspec
 
 from goexfs.session.confinement import Host
 from goexfs.session.errors import SandboxError
+from goexfs.session.namespaces import enter
 
 if TYPE_CHECKING:
     import h11
@@ -37,8 +36,6 @@ _HEAD_SECONDS = 60.0
 _CONNECT_SECONDS = 30.0
 _CONNECTIONS = 256
 _CHUNK = 1 << 16
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_NS_GET_USERNS = 0xB701
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 
 
@@ -106,7 +103,7 @@ def _listen_inside(init_pid: int) -> socket.socket:
     child = os.fork()
     if child == 0:
         try:
-            _enter(init_pid)
+            enter(init_pid, "net")
             made = socket.create_server(ADDRESS, backlog=128)
             socket.send_fds(theirs, [b"ready"], [made.fileno()])
         except OSError as error:
@@ -120,21 +117,6 @@ def _listen_inside(init_pid: int) -> socket.socket:
     if not fds:
         raise OSError(0, said.decode(errors="replace"))
     return socket.socket(fileno=fds[0])
-
-
-def _enter(pid: int) -> None:
-    """Go into the network namespace of a process, through the user namespace that owns it."""
-    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    owner = fcntl.ioctl(network, _NS_GET_USERNS)
-    if os.fstat(owner).st_ino != os.stat("/proc/self/ns/user").st_ino:
-        _setns(owner, _CLONE_NEWUSER)
-    _setns(network, _CLONE_NEWNET)
-
-
-def _setns(fd: int, kind: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)  # os.setns is there from Python 3.12 on
-    if libc.setns(fd, kind) != 0:
-        raise OSError(ctypes.get_errno(), f"entering the sandbox's network: {os.strerror(ctypes.get_errno())}")
 
 
 class Refused(Exception):

@@ -37,7 +37,13 @@ RUN = b"/run"
 BIN = b"/dev/goexfs-bin"
 """Where a launcher of goexfs is, if there has to be one: ``/dev`` is fresh whatever the base is."""
 
-_MACHINE = (b"/proc/sys", b"/proc/sysrq-trigger", b"/proc/irq", b"/proc/bus", b"/proc/fs", b"/proc/acpi", b"/proc/scsi")
+_MACHINE = tuple(
+    b"/proc/" + name
+    for name in (
+        b"sys", b"sysrq-trigger", b"irq", b"bus", b"fs", b"acpi", b"scsi", b"pressure", b"mtrr", b"asound", b"driver",
+        b"dynamic_debug", b"latency_stats", b"timer_stats",
+    )
+)  # fmt: skip
 """Settings of the machine, which root may write to whatever its capabilities."""
 
 _SHOWN_IN_RUN = (b"/run/current-system", b"/run/booted-system", b"/run/wrappers", b"/run/opengl-driver")
@@ -46,11 +52,15 @@ _SHOWN_IN_RUN = (b"/run/current-system", b"/run/booted-system", b"/run/wrappers"
 ROOT_CAPABILITIES = {
     "CAP_CHOWN": 0, "CAP_DAC_OVERRIDE": 1, "CAP_FOWNER": 3, "CAP_FSETID": 4, "CAP_KILL": 5, "CAP_SETGID": 6,
     "CAP_SETUID": 7, "CAP_SETPCAP": 8, "CAP_NET_BIND_SERVICE": 10, "CAP_NET_RAW": 13, "CAP_IPC_LOCK": 14,
-    "CAP_SYS_CHROOT": 18, "CAP_SYS_PTRACE": 19, "CAP_SYS_NICE": 23, "CAP_SYS_RESOURCE": 24, "CAP_MKNOD": 27,
-    "CAP_LEASE": 28, "CAP_AUDIT_WRITE": 29, "CAP_SETFCAP": 31,
+    "CAP_SYS_CHROOT": 18, "CAP_SYS_PTRACE": 19, "CAP_MKNOD": 27, "CAP_LEASE": 28, "CAP_AUDIT_WRITE": 29,
+    "CAP_SETFCAP": 31,
 }  # fmt: skip
 """What root keeps inside, of what it has, with the kernel's numbers.  Without CAP_SYS_ADMIN it cannot unmount the
-overlay and write to the base below it, and without CAP_DAC_READ_SEARCH it cannot reach the store by file handle."""
+overlay and write to the base below it, without CAP_DAC_READ_SEARCH it cannot reach the store by file handle, and
+without CAP_SYS_NICE and CAP_SYS_RESOURCE it cannot have itself preferred to everybody else on the machine."""
+
+_OWN_NETWORK_ONLY = ("CAP_NET_RAW",)
+"""With the host's network it would listen to everybody's traffic."""
 
 
 class Part(NamedTuple):
@@ -124,7 +134,7 @@ class Sandbox:
             held = _held_capabilities()
             for name, number in ROOT_CAPABILITIES.items():
                 # Told to keep one that is not there (in a container), bubblewrap 0.8 keeps all, and says nothing.
-                if held >> number & 1:
+                if held >> number & 1 and not (self.network and name in _OWN_NETWORK_ONLY):
                     argv += [b"--cap-add", name.encode()]
         for mount in self._mounts():
             argv += mount.options
@@ -202,6 +212,11 @@ class Sandbox:
         """Whether something can be mounted at a path of the host: with ``/`` as the base, what the run does not see is
         missing already, and cannot be made."""
         return self.base != b"/" or os.path.lexists(os.path.join(self.mountpoint, path[1:]))
+
+    def shows(self, path: bytes) -> bool:
+        """Whether what the host has at ``path`` is seen there, without having been opened by name."""
+        opened = (*self.rw, *self.ro)
+        return self.view().source(path) == path and not any(is_inside(place, path) for place in opened)
 
     def listening(self) -> list[bytes]:
         """Sockets of the host that the command would see now, but for those that the user opened."""

@@ -70,6 +70,11 @@ USER_NAMESPACES = (
 of the kernel that was never meant for everybody."""
 
 
+NETWORKS = tuple(Refusal("socket", arg=0, value=family) for family in (21, 32, 40, 42))
+"""RDS, IUCV, VSOCK and QIPCRTR: their addresses are the machine's, whatever the network namespace; VSOCK leads to the
+one that this is a guest of."""
+
+
 @dataclass(frozen=True)
 class Filter:
     """A compiled filter, in a file that lives in memory."""
@@ -81,8 +86,11 @@ class Filter:
         os.close(self.fd)
 
 
-def compile_filter(*, user_namespaces: bool) -> Filter:
-    """The filter for a command that may make ``user_namespaces``, or not.  Raises ``SandboxError``."""
+def compile_filter(*, user_namespaces: bool, network: bool) -> Filter:
+    """The filter for a command that may make ``user_namespaces``, or not, and that has the host's ``network``, or not.
+
+    Raises ``SandboxError``.
+    """
     library = _library()
     context = library.seccomp_init(ctypes.c_uint32(_ALLOW))
     if not context:
@@ -92,7 +100,8 @@ def compile_filter(*, user_namespaces: bool) -> Filter:
         for name in _ARCHITECTURES.get(platform.machine(), ()):
             token = library.seccomp_arch_resolve_name(name.encode())
             _check(library.seccomp_arch_add(context, token), name, (0, -errno.EEXIST))
-        for refusal in (*ALWAYS, *(() if user_namespaces else USER_NAMESPACES)):
+        wanted = (*ALWAYS, *(() if user_namespaces else USER_NAMESPACES), *(() if network else NETWORKS))
+        for refusal in wanted:
             _refuse(library, context, refusal)
         fd = os.memfd_create("syscalls", os.MFD_CLOEXEC)
         _check(library.seccomp_export_bpf(context, fd), "export", (0,))

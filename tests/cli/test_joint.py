@@ -137,7 +137,8 @@ def test_each_base_at_a_place_of_its_own(goexfs: Command, other: Path, area: Pat
                 (place / "seen").write_text("x")
                 (place / "seen").unlink()
             if select.select([log.stdout], [], [], 0.3)[0]:
-                assert (piece := os.read(log.stdout.fileno(), 1 << 16)), "it ended"
+                piece = os.read(log.stdout.fileno(), 1 << 16)
+                assert piece, "it ended"
                 told += piece
     finally:
         assert goexfs("umount", "two").returncode == 0

@@ -5,11 +5,13 @@ Each attempt returns what it got hold of, and nothing (or an OSError) when it wa
 attempt to what it got, null for nothing.  ``WORLD`` says where things are outside.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import json
 import os
 import platform
+import resource
 import shutil
 import socket
 import stat
@@ -350,6 +352,12 @@ def kernel_io_uring():
 
 
 @attempt
+def kernel_fanotify():
+    """With permission events, whoever opens a file of the host would wait for an answer from here."""
+    return checked(LIBC.syscall(300, 4 | 1, 0)) + 1 if X86 else None
+
+
+@attempt
 def kernel_modules():
     """Nothing is loaded: without the right it is EPERM (ENOSYS in a kernel without modules), with it EBADF."""
     if X86 and LIBC.syscall(313, -1, b"", 0) < 0 and ctypes.get_errno() not in (1, 38):
@@ -368,6 +376,64 @@ def capabilities_over_the_machine():
     with open("/proc/self/status") as file:
         held = int(next(line for line in file if line.startswith("CapEff:")).split()[1], 16)
     return [n for n in (2, 9, 12, 16, 17, 20, 21, 22, 25, 26, 30, 32, 33, 34, 35, 36, 37, 38, 39, 40) if held >> n & 1]
+
+
+@attempt
+def preferred_to_everybody():
+    """In real time, before others, spared when memory is short, beyond the limits of the caller."""
+    found = []
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        found.append("real time")
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - 1)
+        found.append("priority")
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("-1000")
+        file.flush()
+        found.append("memory")
+    with contextlib.suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard + 1, hard + 1))
+        found.append("limits")
+    return found
+
+
+@attempt
+def process_1_has_more():
+    """It lives in the same namespaces, and can be traced: what it may, the command may."""
+    wanted = ("CapEff", "CapPrm", "CapAmb", "Seccomp", "NoNewPrivs")
+
+    def said(pid):
+        with open(f"/proc/{pid}/status") as file:
+            return {line.split(":")[0]: int(line.split()[1], 16) for line in file if line.startswith(wanted)}
+
+    mine, its = said("self"), said(1)
+    return [name for name in its if its[name] & ~mine[name] or (name in wanted[3:] and its[name] < mine[name])]
+
+
+@attempt
+def environment_of_process_1():
+    with open("/proc/1/environ", "rb") as file:
+        names = [each.split(b"=")[0].decode() for each in file.read().split(b"\0")]
+    return [name for name in names if name in ("X_TOKEN", "SSH_AUTH_SOCK", "GOEXFS_HOME")]
+
+
+@attempt
+def files_of_the_machine():
+    """Whatever of /proc and /sys belongs to no process; each is opened for writing, and nothing is written."""
+    found = []
+    for top in ("/proc", "/sys"):
+        for directory, below, names in os.walk(top):
+            if directory == "/proc":
+                below[:] = [name for name in below if not name.isdigit() and name not in ("self", "thread-self")]
+            for path in (os.path.join(directory, name) for name in names):
+                with contextlib.suppress(OSError):
+                    mode = os.lstat(path).st_mode
+                    if stat.S_ISREG(mode) and mode & 0o222:  # others root may open, too, and they take nothing
+                        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+                        found.append(path)
+    return found
 
 
 @attempt
@@ -414,6 +480,30 @@ def abstract_socket():
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect("\0" + WORLD["abstract"])
         return WORLD["network"] != "host"  # there it is the host's, and said to be
+
+
+@attempt
+def traffic_of_the_machine():
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)):
+        return WORLD["network"] == "host"  # elsewhere there is none but the run's own
+
+
+@attempt
+def networks_that_are_in_no_namespace():
+    """RDS, IUCV, VSOCK (which leads to the machine below a virtual one) and QIPCRTR: refused, not only missing."""
+    if WORLD["network"] == "host":
+        return None
+    found = []
+    for family in (21, 32, 40, 42):
+        try:
+            socket.socket(family, socket.SOCK_STREAM).close()
+        except PermissionError:
+            continue
+        except OSError as error:
+            found.append([family, str(error)])
+        else:
+            found.append(family)
+    return found
 
 
 @attempt

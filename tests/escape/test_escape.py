@@ -32,14 +32,15 @@ os.kill(-1, 9)
 
 
 @pytest.fixture
-def other(run: Run, who: str, user: OrdinaryUser, area: Path, world: dict[str, Any]) -> Any:
+def other(run: Run, who: str, user: OrdinaryUser, area: Path, place: Path, world: dict[str, Any]) -> Any:
     """Another run, mounted all the while, whose store, server and mount are tried."""
     (area / "other").mkdir()
-    (area / "mnt").mkdir()
-    argv = [sys.executable, "-m", "goexfs", "mount", str(area / "other"), str(area / "mnt"), "--json"]
+    (area / "other/file").touch()
+    (place / "mnt").mkdir()  # where a sandbox has what the host has
+    argv = [sys.executable, "-m", "goexfs", "mount", str(area / "other"), str(place / "mnt"), "--json"]
     if who == "user":
-        for name in ("other", "mnt"):
-            os.chown(area / name, user.uid, user.gid)
+        for path in (area / "other", place / "mnt"):
+            os.chown(path, user.uid, user.gid)
         done = user.run(argv)
     else:
         done = subprocess.run(argv, env=user.environ, capture_output=True, text=True, check=False)
@@ -47,7 +48,7 @@ def other(run: Run, who: str, user: OrdinaryUser, area: Path, world: dict[str, A
     mounted = json.loads(done.stdout)
     directory = f"{world['store']}/runs/{mounted['id']}"
     yield {
-        **world, "other": str(area / "mnt"), "control": f"{directory}/control", "server": mounted["pid"],
+        **world, "other": str(place / "mnt"), "control": f"{directory}/control", "server": mounted["pid"],
         "handle": handle_of(Path(world["store"], "store.db")),
     }  # fmt: skip
     argv = [sys.executable, "-m", "goexfs", "umount", mounted["id"]]
@@ -150,6 +151,46 @@ def test_memory_meets_its_limit(run: Run, who: str) -> None:
         assert who == "user" or not os.access("/sys/fs/cgroup/memory", os.W_OK)
         return
     assert (done.returncode, 5 < len(done.stdout.split()) < 21) == (137, True), (done.stdout, done.stderr)
+
+
+MOUNTED = """
+set -e
+place=$1; shift
+mount --make-rshared /
+"$@" > "$place/said" 2>&1 &
+for turn in $(seq 600); do test -e "$place/shared/ready" && break; sleep 0.05; done
+mount -t tmpfs -o mode=1777 none "$place/late"
+touch "$place/shared/go"
+wait $!
+cat "$place/said"
+ls "$place/late"
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_what_is_mounted_later_is_not_there(who: str, user: OrdinaryUser, area: Path, place: Path) -> None:
+    """On a host whose mounts are shared, as systemd's are, a new filesystem would be seen inside, and writable."""
+    (area / "base").mkdir()
+    for name in ("late", "shared"):
+        (place / name).mkdir()
+        (place / name).chmod(0o1777)
+    if who == "user":
+        os.chown(area / "base", user.uid, user.gid)
+    script = 'cd "$0"; touch shared/ready; until test -e shared/go; do sleep 0.05; done; echo x > late/file || echo no'
+    program = "from goexfs.cli.main import main; main()"
+    if who == "user":  # another way for a process that must not fork
+        program = f"import threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); {program}"
+    argv = [sys.executable, "-c", program, "run", "--discard", "--rw", str(place / "shared"), "--", "sh", "-c", script,
+            str(place)]  # fmt: skip
+    words = user.wrap(argv) if who == "user" else argv
+    words = ["slave" if word == "private" else word for word in words]  # the user's way to the interpreter: see `wrap`
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", MOUNTED, "sh", str(place), *words],
+        cwd=area / "base", env=user.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=90,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["no"]), done.stdout + done.stderr
+    assert "Read-only file system" in done.stdout or "Permission denied" in done.stdout
 
 
 LATE = """
