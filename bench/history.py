@@ -21,6 +21,7 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Dir, Overlay, store_batch
 from snapshots.history.forks import fork
 from snapshots.history.history import History
+from snapshots.history.journal import segments
 from snapshots.history.recovery import recover
 from snapshots.history.rewind import Aim, rewind
 from snapshots.layers.base import BaseTree
@@ -112,12 +113,18 @@ class HistoryBench:
         """All of them, as they are measured."""
         small, large = self._small(), self._trees.get("fifty_thousand")
         bases = ((small, SMALL_BASE), (large, 50_000 // self._trees.scale))
-        yield from self._journal(small)
+        for base, files in bases:
+            yield from self._journal(base, f"base of {files:,} files")
         for size in self._sizes:
             self._say(f"history of {size:,} changes")
             yield from self._by_changes(small, size, f"{size:,} changes")
-        for base, files in bases:
-            yield from self._by_changes(base, min(1000, self._sizes[-1]), f"base of {files:,} files")
+        changes = min(1000, self._sizes[-1])
+        by_base = [list(self._by_changes(base, changes, f"base of {files:,} files")) for base, files in bases]
+        for few, many in zip(*by_base, strict=True):
+            yield few
+            yield many
+            what = many.name.partition(": ")[2]
+            yield Figure(f"{what}: large base to small base", "times", [many.value / few.value])
         for base, files in bases:
             yield from self._mounted(base, f"mounted, base of {files:,} files")
 
@@ -128,7 +135,7 @@ class HistoryBench:
             (base / f"f{number}").write_bytes(b"x")
         return base
 
-    def _journal(self, base: Path) -> Iterator[Figure]:
+    def _journal(self, base: Path, about: str) -> Iterator[Figure]:
         """Per operation (create, write or close of a small file): with a journal, less without one."""
         count = min(10_000, self._sizes[-1])
         times: dict[bool, list[float]] = {True: [], False: []}
@@ -138,14 +145,14 @@ class HistoryBench:
                 with self._store() as store, BaseTree(os.fsencode(base)) as tree:
                     scene = Scene.new(store, tree, recorded=recorded)
                     times[recorded].append(_processor_seconds(lambda: scene.change(count, b"j")))  # noqa: B023
-                    journal = store.runs.directory(scene.run_id) / "journal"
-                    length = sum(path.stat().st_size for path in journal.iterdir()) if recorded else length
+                    written = segments(store.runs.directory(scene.run_id) / "journal")
+                    length = sum(path.stat().st_size for _, path in written) if recorded else length
                     scene.close()
         records = 2 * count
         cost = statistics.median(times[True]) - statistics.median(times[False])
-        yield Figure("journal: processor per operation", "us", [cost / records * 1e6])
-        yield Figure("journal: bytes per operation, with contents", "B", [length / records])
-        yield Figure("journal: contents in that", "B", [len(CONTENT) * count / records])
+        yield Figure(f"{about}: journal, processor per operation", "us", [cost / records * 1e6])
+        yield Figure(f"{about}: journal, bytes per operation, with contents", "B", [length / records])
+        yield Figure(f"{about}: journal, contents in that", "B", [len(CONTENT) * count / records])
 
     def _by_changes(self, base: Path, size: int, about: str) -> Iterator[Figure]:
         measured: dict[str, list[float]] = {}
@@ -175,6 +182,7 @@ class HistoryBench:
         note("rewind of all of them, mounted", lambda: scene.rewind(1))
         scene.close()
         note("rewind of all of them, not mounted", lambda: rewind(scene.store, scene.run_id, everything))
+        note("rewind of one path, not mounted", lambda: rewind(scene.store, scene.run_id, 1, (b"a0/n0",)))
 
     def _mounted(self, base: Path, about: str) -> Iterator[Figure]:
         import goexfs

@@ -14,9 +14,10 @@ import pytest
 from bench import pages, report
 from bench.chart import SUMMARY, draw
 from bench.document import Document, Figure, Measured
+from bench.history import SIZES, HistoryBench
 from bench.measure import TooLong, shell
 from bench.programs import PROGRAMS
-from bench.trees import BUILDERS
+from bench.trees import BUILDERS, Trees
 from bench.workloads import WORKLOADS
 from tests.support.commands import CHECKOUT
 
@@ -90,6 +91,20 @@ def test_a_small_measurement_from_end_to_end(area: Path) -> None:
     assert document.figures[1].name == "run --discard -- true"
     assert "edit of 50 MiB" in resumed.stdout
     assert [path.name for path in area.iterdir() if path.is_dir()] == [], "nothing is left"
+
+
+def test_what_history_costs_is_measured_by_changes_and_by_base(area: Path) -> None:
+    figures = list(HistoryBench(area, Trees(area, 2000), 2, str, SIZES).figures())
+    names = {figure.name: figure for figure in figures}
+    assert SIZES == (10, 100, 1_000, 10_000, 100_000)
+    verbs = ("recovery of all of them", "snapshot, 10 unsealed", "fork", "rewind of 10, mounted", "rewind of one path")
+    for about in ("10 changes", "base of 10 files", "base of 25 files"):
+        assert all(any(name.startswith(f"{about}: {verb}") for name in names) for verb in verbs), about
+    for verb in ("snapshot of 10 changes", "fork", "rewind of 10 changes"):
+        assert {f"mounted, base of {files} files: {verb}" for files in (10, 25)} <= names.keys()
+    assert names["fork: large base to small base"].unit == "times"
+    assert 0 < names["base of 10 files: journal, bytes per operation, with contents"].value < 400
+    assert min(figure.value for figure in figures if "processor" not in figure.name) > 0
 
 
 def test_a_measurement_is_not_continued_with_another_choice(area: Path) -> None:

@@ -137,9 +137,12 @@ class History:
         )
 
     def _free_name(self, key: int) -> str:
-        taken = {name for (name,) in self._db.all("SELECT name FROM snapshots WHERE run = ?", (key,))}
-        number = 1 + max((int(name[1:]) for name in taken if re.fullmatch(r"s[0-9]{1,9}", name)), default=0)
-        return f"s{number}"
+        row = self._db.one(
+            "SELECT max(CAST(substr(name, 2) AS INTEGER)) FROM snapshots WHERE run = ? AND length(name) <= 10"
+            " AND name GLOB 's[0-9]*' AND NOT substr(name, 2) GLOB '*[^0-9]*'",
+            (key,),
+        )
+        return f"s{1 + ((row and row[0]) or 0)}"
 
     def _run(self, *, over: bool = False) -> tuple[int, int]:
         """Number of the run, and the position of its last checkpoint."""

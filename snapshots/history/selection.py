@@ -67,6 +67,8 @@ class _Selection:
         """Make one path what it was."""
         above, _, name = path.rpartition(b"/")
         here, there = self._tree.resolve(above), self._then.resolve(above)
+        if self._is_newer(above):
+            there = None
         if there is None or (there.entry is not None and not there.entry.is_dir):
             if here is None or self._tree.child(here, name) is None:
                 return  # it was not there, and is not now
@@ -93,6 +95,21 @@ class _Selection:
             self._entries[parent] = msgspec.structs.replace(self._entries[parent], nlink=above_now.nlink)
             self._count_directory(parent, more)
         self._touch(parent)
+
+    def _is_newer(self, path: bytes) -> bool:
+        """Whether this directory, or one above it, was made since then, where the base has nothing."""
+        for each in (path, *directories_above(path)) if path else ():
+            above, _, name = each.rpartition(b"/")
+            holder, now, then = self._tree.resolve(above), self._tree.resolve(each), self._then.resolve(each)
+            if holder is None or holder.lower is None or now is None or then is None:
+                continue
+            ino = holder.entry.ino if holder.entry is not None else ROOT_INO
+            if (
+                now.entry is not None and now.entry.origin is None and name not in self._hides.get(ino, {})
+                and then.entry is None and then.base == join(holder.lower, name)
+            ):  # fmt: skip
+                return True
+        return False
 
     def _directories_more(self, parent: int, name: bytes, wanted: int | None, here: Place | None) -> int:
         """How many directories more there are at a name then than now; what shows of the base counts, too."""

@@ -3,9 +3,10 @@
 import random
 import stat
 
+import msgspec
 import pytest
 
-from snapshots.entries import FIRST_NEW_INO, ROOT_INO, Checkpoint, Link, UpperState
+from snapshots.entries import FIRST_NEW_INO, ROOT_INO, Checkpoint, Hidden, Identity, Link, UpperState
 from snapshots.errors import RunError
 from snapshots.history import journal
 from snapshots.history.history import History
@@ -162,6 +163,20 @@ def test_what_was_deleted_comes_back(tree: Tree) -> None:
     assert content(select(tree.state, then, (b"d",), 9)) == THEN
     with pytest.raises(RunError, match="rewind d itself"):
         select(tree.state, then, (b"d/a",), 9)
+
+
+def test_a_file_in_a_directory_that_was_made_since_goes(tree: Tree) -> None:
+    tree.make(b"d/c")
+    tree.make(b"d/c/x", b"x1")
+    now, empty = tree.state, UpperState({}, {}, FIRST_NEW_INO)
+    rest = {**THEN, b"d/c": "dir", b"d/c/x": b"x1"}
+    assert content(select(now, empty, (b"d/a",), 9)) == {path: what for path, what in rest.items() if path != b"d/a"}
+    rest = {b"d": "dir", b"d/c": "dir", b"d/a": b"a1", b"d/b": b"b1"}
+    assert content(select(now, empty, (b"d/c/x", b"f"), 9)) == rest
+    assert content(select(now, empty, (b"d/c", b"d/nothing"), 9)) == THEN
+    hidden = Hidden(Identity(1, 2, DIRECTORY, 0, 0, 0), b"")
+    with pytest.raises(RunError, match="rewind d itself"):  # the base has a directory of that name
+        select(msgspec.structs.replace(now, hides={ROOT_INO: {b"d": hidden}}), empty, (b"d/a",), 9)
 
 
 def test_what_was_moved_away_is_copied_back(tree: Tree) -> None:
