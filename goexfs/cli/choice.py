@@ -25,7 +25,9 @@ def choice(
     """Which changes are wanted; None: all of them."""
     if not paths and not exclude and only_status is None and process is None:
         return None
-    letters = frozenset((only_status or "AMDRTX").upper())
+    if process == "":
+        raise click.BadParameter("an empty PATTERN is none", param_hint="--process")
+    letters = frozenset("AMDRTX" if only_status is None else only_status.upper())
     if not letters or not letters <= set("AMDRTX"):
         raise click.BadParameter(f"{only_status!r} is not made of the letters A M D R T X", param_hint="--only-status")
     from pathspec import GitIgnoreSpec

@@ -3,7 +3,6 @@
 Owns how merges are listed.  Main thread only.
 """
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ import click
 
 from goexfs.cli.effect import tell_undo
 from goexfs.cli.effectoptions import compensate_option
+from goexfs.cli.interrupted import told_if_interrupted
 from goexfs.cli.output import age, count, home, note, print_json, print_table, size
-from goexfs.cli.params import json_option
+from goexfs.cli.params import here, json_option
 
 if TYPE_CHECKING:
     from goexfs.session import RunStore
@@ -32,7 +32,7 @@ def merges_command(everything: bool, as_json: bool) -> None:
     import goexfs
 
     with goexfs.open_store(create=False) as store:
-        merges = store.merges(None if everything else os.getcwdb())
+        merges = store.merges(None if everything else here())
         fields = [_fields(merge) for merge in merges]
         if as_json:
             print_json({"merges": fields})
@@ -67,9 +67,10 @@ def undo_command(
     from snapshots.merging.undo import latest
 
     with goexfs.open_store(create=False) as store:
-        wanted = number if number is not None else latest(store.store, os.getcwdb())
+        wanted = number if number is not None else latest(store.store, here())
         try:
-            result = store.undo(wanted, dry_run=dry_run, compensate="skip")  # the rest once this is said
+            with told_if_interrupted(store, lambda record: record.undoes == wanted):
+                result = store.undo(wanted, dry_run=dry_run, compensate="skip")  # the rest once this is said
         except Conflict as error:
             if as_json:
                 print_json({"merge": wanted, "undone": False, "undo": None, "conflicts": _conflicts(error.conflicts)})

@@ -15,6 +15,7 @@ from goexfs.cli.effect import carry_out, decide, show
 from goexfs.cli.effectoptions import effects_option
 from goexfs.cli.history import fork_to_merge
 from goexfs.cli.hunks import hunks_chosen
+from goexfs.cli.interrupted import told_if_interrupted
 from goexfs.cli.output import home, note, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, json_option
 from goexfs.cli.progress import progress
@@ -77,7 +78,7 @@ def merge_command(
                 for other, point in others
             ]
             merge_several(
-                [run, *forked],
+                store, [run, *forked],
                 lambda each: {
                     "choose": choice(each, (), exclude, only_status, process), "verify": verify,
                     "resolve": resolve_by(each, ours, theirs, markers), "check_reads": check_reads,
@@ -107,7 +108,7 @@ def merge_command(
         wish = "skip" if dry_run else decide(run, effects, partly=partly)
         refused: Wish = "refuse" if wish == "refuse" else "skip"  # run, once it was said what was merged
         try:
-            with progress("merging") as tell:
+            with told_if_interrupted(store, lambda record: record.run_id == run.id), progress("merging") as tell:
                 result = run.merge(
                     dry_run=dry_run, choose=choose, hunks=hunks, verify=verify, effects=refused, resolve=resolve,
                     check_reads=check_reads, progress=tell, review=review,

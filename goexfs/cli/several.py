@@ -5,11 +5,13 @@ Owns how their names are told from paths, and how the outcomes are printed.  Mai
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from goexfs.cli import summary
+from goexfs.cli.interrupted import told_if_interrupted
 from goexfs.cli.output import home_of, note, print_json, quoted
 from goexfs.cli.progress import progress
 from goexfs.cli.sides import merge_fields, say_settled, taken
@@ -17,6 +19,7 @@ from goexfs.cli.sides import merge_fields, say_settled, taken
 if TYPE_CHECKING:
     from goexfs.session import RunHandle
     from goexfs.session.store import RunStore
+    from snapshots.merging.mergelog import MergeRecord
 
 
 def more_runs(
@@ -48,7 +51,7 @@ def more_runs(
 
 
 def merge_several(
-    runs: "Sequence[RunHandle]", options: "Callable[[RunHandle], dict[str, Any]]", *, as_json: bool
+    store: "RunStore", runs: "Sequence[RunHandle]", options: "Callable[[RunHandle], dict[str, Any]]", *, as_json: bool
 ) -> None:
     """Merge each with its options; those in conflict are left, and then the status is that of a conflict."""
     from snapshots.errors import Conflict
@@ -58,7 +61,8 @@ def merge_several(
     for run in runs:
         changes = run.diff()
         try:
-            with progress("merging") as tell:
+            is_it = partial(_is_of, run.id)
+            with told_if_interrupted(store, is_it), progress("merging") as tell:
                 result = run.merge(**options(run), progress=tell)
         except Conflict as refused:
             left.append((run, refused))
@@ -78,3 +82,7 @@ def merge_several(
         conflicts = tuple(conflict for _, refused in left for conflict in refused.conflicts)
         message = f"{len(left)} of {len(runs)} runs are in conflict and were left: {names}"
         raise Conflict(f"{message}; goexfs conflicts RUN lists where", conflicts)
+
+
+def _is_of(run_id: str, record: "MergeRecord") -> bool:
+    return record.run_id == run_id

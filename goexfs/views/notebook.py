@@ -11,6 +11,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from goexfs.views.sources import Source
+from snapshots.review.libgit2 import compared
 
 LARGEST = 16 << 20
 """Bytes above which a notebook is not parsed."""
@@ -90,10 +91,8 @@ def _pair(a: int, b: int, old: Cell, new: Cell) -> Iterator[str]:
 def _text(old: str, new: str) -> Iterator[str]:
     if old == new:
         return
-    from pygit2 import Patch
-
     before, after = (text.encode("utf-8", "surrogatepass") for text in (old, new))
-    for hunk in Patch.create_from(before, after, "f", "f").hunks:
+    for hunk in compared(before, after).hunks:
         for line in hunk.lines:
             if line.origin in " -+":
                 yield line.origin + line.raw_content.decode("utf-8", "replace").rstrip("\n")

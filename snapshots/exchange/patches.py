@@ -77,16 +77,20 @@ def write_mail(changes: Sequence[Change], out: IO[bytes], letter: Letter) -> lis
 def _for_git(changes: Sequence[Change]) -> tuple[list[Change], list[str]]:
     kept: list[Change] = []
     left_out: list[str] = []
+    inner: list[bytes] = []
     full = {split(change.path)[0] for change in changes if change.after is not None}
     for change in changes:
         if any(part.lower() == b".git" for path in (change.path, change.old_path or b"") for part in path.split(b"/")):
-            left_out.append(f"{readable(change.path)}: git takes no patch of what is in a .git")
+            inner.append(change.path)
             continue
         kept.append(change)
         # A change of kind is a deletion and an addition, which git can say; of the other kinds there is a line more.
         left_out += (line for line in remarks(change) if not line.startswith("kind of "))
         if change.before is None and change.after is not None and change.after.is_dir and change.path not in full:
             left_out.append(f"{readable(change.path)}: an empty directory")
+    if inner:  # a run that commits changes hundreds of them: one line, before all others
+        more = f" and {len(inner) - 1} more" if len(inner) > 1 else ""
+        left_out.insert(0, f"{readable(inner[0])}{more}: git takes no patch of what is in a .git")
     return kept, left_out
 
 
@@ -185,11 +189,12 @@ class _Applied:
         moved = dict(self._moved(after))
         for new, old in moved.items():
             yield Arrival(What.MOVED, new, target=old)
-        for path in sorted(self._before.keys() - after.keys() - set(moved.values())):
+        left = set(moved.values())
+        gone = self._before.keys() - after.keys() - left
+        for path in sorted(gone):
             yield Arrival(What.GONE, path)
-            yield Arrival(What.EMPTIED, split(path)[0])
-        for old in sorted(set(moved.values())):
-            yield Arrival(What.EMPTIED, split(old)[0])
+        for directory in sorted({split(path)[0] for path in gone | left}):
+            yield Arrival(What.EMPTIED, directory)
         for path, (blob, mode) in sorted(after.items()):
             was = self._before.get(moved.get(path, path))
             if was != (blob, mode):

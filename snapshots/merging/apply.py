@@ -13,9 +13,11 @@ slots tell which operations were done (``progress``).  An undo is the same plan 
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from snapshots.entries import Identity
 from snapshots.errors import Conflict, GoexfsError, MergeError
@@ -76,7 +78,6 @@ class Application:
         self.plan = plan
         self.base = base
         self.staging = Staging(base, objects, name)
-        self._tree = base
         self._paths = BasePaths(base)
         self._operations = plan.operations
         self._slots = slots
@@ -140,15 +141,18 @@ class Application:
     def _tick(self, cost: int) -> None:
         self._done += cost
         if self.progress is not None:
-            self.progress(min(self._done, self._total), self._total)
+            try:
+                self.progress(min(self._done, self._total), self._total)
+            except Exception:  # rather nobody is told than the base left half-way: the terminal may be gone
+                if self._course is None:
+                    raise
 
     def run(self, record: Callable[["Application"], None]) -> bytes | None:
         """Do it; see ``carry_out``."""
-        try:
-            self.prepare()
-        except BaseException as e:
-            self._fail(e)
-        return self.resume(record)
+        self._or_take_back(self._stage, self._check)
+        with undisturbed():
+            self._or_take_back(self._commit)
+            return self.resume(record)
 
     def prepare(self) -> None:
         """Stage, check and write the journal, which is the commit point of a merge into one base."""
@@ -160,11 +164,7 @@ class Application:
     def resume(self, record: Callable[["Application"], None]) -> bytes | None:
         """Go on after the commit point; see ``carry_out``."""
         with undisturbed():
-            try:
-                self.proceed()
-                record(self)
-            except BaseException as e:
-                self._fail(e)
+            self._or_take_back(self.proceed, lambda: record(self))
             return self.finish()
 
     def proceed(self) -> None:
@@ -180,6 +180,13 @@ class Application:
             made=self.staging.made_files,
         )  # fmt: skip
 
+    def _or_take_back(self, *steps: Callable[[], None]) -> None:
+        try:
+            for step in steps:
+                step()
+        except BaseException as e:
+            self._fail(e)
+
     def _fail(self, reason: BaseException) -> NoReturn:
         with undisturbed():
             self.retreat(reason)
@@ -190,6 +197,8 @@ class Application:
 
     def told(self, reason: BaseException, left: str = "") -> BaseException:
         """A failure as the user is told of it; ``left`` is what ``abandon`` returned."""
+        if isinstance(reason, GoexfsError):
+            reason.args = (f"{reason}{left}", *reason.args[1:])
         if not isinstance(reason, OSError):
             return reason
         where = readable(self._at) or "the base"
@@ -274,12 +283,10 @@ class Application:
         course = self._course
         for path, times in (course.start_times if to_start else course.end_times).items():
             if path:
-                try:
+                with suppress(FileNotFoundError):  # another process may have removed the directory
                     disk.utime(*self._where(path), times)
-                except FileNotFoundError:
-                    pass  # of a directory that another process removed
         if not to_start:
-            disk.sync(self._tree.fd(self._tree.root))
+            disk.sync(self.base.fd(self.base.root))
 
     def _enter(self, number: int) -> None:
         """Be in the phase to which an operation belongs."""
@@ -303,17 +310,15 @@ class Application:
         return None
 
     def _set_root_times(self, times: Times) -> None:
-        try:
-            disk.utime(self._tree.fd(self._tree.root), b".", times)
-        except OSError:
-            pass  # the merge is complete, or taken back: a directory's time is not worth an error
+        with suppress(OSError):  # the merge is complete, or taken back: a directory's time is not worth an error
+            disk.utime(self.base.fd(self.base.root), b".", times)
 
     # -- one operation
 
     def _where(self, path: bytes) -> tuple[int, bytes]:
         """Descriptor of the directory and name in it."""
         above, name = split(path)
-        return self._tree.fd(self._paths.dir(above)), name or b"."
+        return self.base.fd(self._paths.dir(above)), name or b"."
 
     def _do(self, number: int) -> None:
         op = self._operations[number]
@@ -384,7 +389,7 @@ class Application:
         if stat.S_ISDIR(expected.mode):
             same = (now.dev, now.ino, stat.S_IFMT(now.mode)) == (expected.dev, expected.ino, stat.S_IFMT(expected.mode))
         elif (expected.dev, expected.ino) in self._ours:
-            same = _without_ctime(now) == _without_ctime(expected)
+            same = now == replace(expected, ctime_ns=now.ctime_ns)
         else:
             same = now == expected
         if not same:
@@ -436,12 +441,9 @@ class Application:
             self._slots.give_back(self.staging)
         except (OSError, GoexfsError) as e:
             why = e.strerror if isinstance(e, OSError) else str(e)
-            return f", but {readable(self.staging.name)} in the base could not be removed ({why}); remove it"
+            name = readable(self.staging.name)
+            return f", but {name} in the base could not be removed ({why}): the next goexfs command tries again"
         finally:
             self.staging.close()
             self._set_root_times(self._start_times[b""])
         return ""
-
-
-def _without_ctime(identity: Identity) -> tuple[int, ...]:
-    return (identity.dev, identity.ino, identity.mode, identity.size, identity.mtime_ns)

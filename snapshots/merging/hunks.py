@@ -18,6 +18,7 @@ import xxhash
 
 from snapshots.layers.content import CHUNK
 from snapshots.review.changes import Change, Side, Status
+from snapshots.review.libgit2 import compared
 
 WHOLE = "whole"
 """name of the part of a change that is not divided"""
@@ -123,13 +124,10 @@ def split(hunk: Hunk) -> tuple[Hunk, ...]:
 
 def compare(old: bytes, new: bytes) -> Text:
     """Two contents line by line."""
-    from pygit2 import Patch
-    from pygit2.enums import DiffOption
-
     before, after = _lines(old), _lines(new)
     if old == new:
         return Text(before, after, ())
-    made = Patch.create_from(old, new, "f", "f", flag=DiffOption.FORCE_TEXT, context_lines=0)
+    made = compared(old, new, context=0, as_text=True)
     edits = []
     for hunk in made.hunks:
         # Where no line goes (or comes), the number is that of the line before.

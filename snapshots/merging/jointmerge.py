@@ -15,7 +15,16 @@ from typing import NamedTuple
 import msgspec
 
 from snapshots.entries import Checkpoint, UpperState
-from snapshots.errors import Conflict, GoexfsError, MergeError, NothingChosen, RunState, StoreError
+from snapshots.errors import (
+    BaseChanged,
+    BaseError,
+    Conflict,
+    GoexfsError,
+    MergeError,
+    NothingChosen,
+    RunState,
+    StoreError,
+)
 from snapshots.layers.base import BaseTree
 from snapshots.layers.tree import UpperTree
 from snapshots.merging.joint import Member, carry_out
@@ -196,9 +205,12 @@ def _carry_out(
             _show_progress(members, progress)
             try:
                 leftovers = carry_out(store, log, members, merged)
-            except (MergeError, StoreError):
+            except BaseChanged:
+                raise
+            except (MergeError, StoreError, BaseError):
                 for each in parts:  # see ``merge``
-                    store.runs.update(each.run.id, options={**each.run.options, IN_ORDER: time.time_ns()})
+                    with suppress(StoreError):
+                        store.runs.update(each.run.id, options={**each.run.options, IN_ORDER: time.time_ns()})
                 raise
             for each, member, leftover in zip(busy, members, leftovers, strict=True):
                 outcomes[each.run.id] = member.pending.joint, leftover

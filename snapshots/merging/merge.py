@@ -7,13 +7,13 @@ planned by ``planner`` and done by ``apply``.  Belongs to the thread of the stor
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import msgspec
 
 from snapshots.entries import Checkpoint, Entry, UpperState
-from snapshots.errors import BaseError, Conflict, MergeError, NothingChosen, RunState, StoreError
+from snapshots.errors import BaseChanged, BaseError, Conflict, MergeError, NothingChosen, RunState, StoreError
 from snapshots.history.forks import began_ns
 from snapshots.layers.aliases import with_aliases
 from snapshots.layers.base import BaseTree
@@ -152,9 +152,12 @@ def merge(
             return result_of(run, planned)
         try:
             number, leftover = _carry_out(store, run, base, planned, progress)
-        except (MergeError, StoreError):
+        except BaseChanged:
+            raise
+        except (MergeError, StoreError, BaseError):
             # Taking back renames things, and so moves the ctimes that the next plan looks at.  They were in order.
-            store.runs.update(run.id, options={**run.options, IN_ORDER: time.time_ns()})
+            with suppress(StoreError):  # what failed before is the error to tell
+                store.runs.update(run.id, options={**run.options, IN_ORDER: time.time_ns()})
             raise
         return result_of(run, planned, number, leftover)
 
@@ -206,8 +209,12 @@ def announced(
 
 
 def in_order_ns(store: Store, run: Run) -> int:
-    """A time at which the base was as the run saw it."""
-    return max(began_ns(store, run), int(run.options.get(IN_ORDER, 0)))
+    """A time at which the base was as the run saw it.
+
+    When that is still to come, the clock was set back, and times say nothing: then it is 0, after which everything is.
+    """
+    known = max(began_ns(store, run), int(run.options.get(IN_ORDER, 0)))
+    return known if known <= time.time_ns() else 0
 
 
 def plan_of(store: Store, run: Run, base: BaseTree, how: How, now_ns: int = 0) -> Planned:

@@ -106,6 +106,7 @@ def _end(store: Store, log: MergeLog, pending: Pending, base: BaseTree) -> Outco
         if found and pending.undoes is None:
             forget_given(store, log.course(pending.number)[0])
         if is_there:
+            staging.close_journal()  # one that never was complete: it would be in the way of the next one
             (home.settle if found else home.give_back)(staging)
         elif found and isinstance(home, TakenBack):
             home.forget_source()

@@ -31,7 +31,7 @@ from snapshots.entries import (
     Origin,
     UpperState,
 )
-from snapshots.errors import GoexfsError, RunBusy, RunState, RunUnknown, StoreDamaged
+from snapshots.errors import GoexfsError, RunBusy, RunError, RunState, RunUnknown, StoreDamaged
 from snapshots.layers.basepaths import BasePaths, join, split
 from snapshots.merging.copies import data_ranges
 from snapshots.merging.mergelog import RETURNING, MergeLog
@@ -114,8 +114,11 @@ def turn(store: Store, log: MergeLog, number: int, undoes: int, done: "Applicati
     try:
         with _alone_with(store, found):
             found = _give(store, found, done) if done.backward else _take(store, found, done)
+    except RunError as e:
+        found = replace(found, why_not=str(e))
     except (GoexfsError, OSError) as e:
-        found = replace(found, why_not=e.strerror or str(e) if isinstance(e, OSError) else str(e))
+        why = e.strerror or str(e) if isinstance(e, OSError) else str(e)
+        found = replace(found, why_not=f"stays as it is: {why}")
     durable.write_file(log.directory(number) / RETURNING, msgspec.msgpack.encode(found))
 
 
@@ -142,6 +145,9 @@ def _give(store: Store, found: Returning, done: "Application") -> Returning:
     run, upper = store.runs.get(found.run_id), store.upper(found.run_id)
     if not run.is_live and (found.rest or run.state != "merged"):
         raise RunState(f"has been {run.state}")
+    unfinished = {run.id, *found.others} & set(store.runs.given_up())
+    if unfinished:  # what the merge could not clear away; unless forks need it, it would be taken for the run's
+        store.discard(*sorted(unfinished), state="merged")
     now = upper.load()
     if run.is_live and not found.rest and now.entries:
         # It was given back by the process that died, with other objects than it had, perhaps.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from snapshots.errors import BaseChanged
 from snapshots.layers.basepaths import is_below
 from snapshots.review.changes import Change, Side, Status
+from snapshots.review.libgit2 import compared
 from snapshots.review.remarks import ranges_text, remarks, written_ranges
 
 LARGE = 64 << 20
@@ -196,11 +197,7 @@ class _Writer:
         if old == new:  # an empty file came or went
             ids = (_EMPTY_BLOB, _EMPTY_BLOB)
             return b"", _with_absent(ids, before, after), 100
-        from pygit2 import Patch
-        from pygit2.enums import DiffOption
-
-        flag = DiffOption.SHOW_BINARY if self._binary else DiffOption.NORMAL
-        made = Patch.create_from(old, new, "f", "f", flag=flag, context_lines=self._context)
+        made = compared(old, new, context=self._context, whole_binary=self._binary)
         ids = _with_absent((str(made.delta.old_file.id), str(made.delta.new_file.id)), before, after)
         data: bytes = made.data
         if made.delta.is_binary:

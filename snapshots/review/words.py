@@ -7,6 +7,8 @@ compares the lines.  Pure functions, safe in any thread.
 import re
 from collections.abc import Iterator
 
+from snapshots.review.libgit2 import compared
+
 MOST_BYTES = 64 << 10
 """Length of both texts together above which they are not compared word by word."""
 
@@ -25,10 +27,8 @@ def words(old: bytes, new: bytes) -> Iterator[tuple[str, bytes]]:
     if len(old) + len(new) > MOST_BYTES or not old or not new:
         yield from (piece for piece in (("-", old), ("+", new)) if piece[1])
         return
-    from pygit2 import Patch
-
     a, b = _WORD.findall(old), _WORD.findall(new)
-    made = Patch.create_from(_listed(a), _listed(b), "f", "f", context_lines=len(a) + len(b))
+    made = compared(_listed(a), _listed(b), context=len(a) + len(b))
     if made.delta.is_binary or not made.hunks:
         yield from (("-", old), ("+", new))
         return
