@@ -87,6 +87,12 @@ class Adapter(pyfuse3.Operations):
         if self._recording is not None:
             if takes_room:
                 self._recording.check_room()
+            else:
+                self._recording.check_whole()
+        return self._used_by(ctx, ino)
+
+    def _used_by(self, ctx: RequestContext, ino: int) -> Node:
+        if self._recording is not None:
             self._overlay.on_behalf_of(self._recording.number_of(ctx.pid))
         return self._node(ino)
 
@@ -176,6 +182,8 @@ class Adapter(pyfuse3.Operations):
                 raise FUSEError(errno.EPERM)
             self._overlay.kill_privileges(node)
         before = node.mode
+        if fields.update_ctime:
+            self._overlay.stamped_by_kernel(attr.st_ctime_ns)  # nobody else can set it
         same = fields.update_size and not fields.update_mtime  # size as before: the kernel leaves the times alone
         self._overlay.setattr(
             node,
@@ -263,7 +271,7 @@ class Adapter(pyfuse3.Operations):
 
     @request
     def _open(self, ino: int, flags: int, ctx: RequestContext) -> tuple[Handle, FileInfo, Callable[[], None] | None]:
-        node = self._changed_by(ctx, ino, takes_room=bool(flags & os.O_ACCMODE))
+        node = self._changed_by(ctx, ino) if flags & (os.O_ACCMODE | os.O_TRUNC) else self._used_by(ctx, ino)
         mode = node.mode
         try:
             handle = self._overlay.open(node, flags)

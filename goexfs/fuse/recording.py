@@ -51,6 +51,12 @@ class Recording:
         """by number, those of former segments too: who has a file open stays responsible for what it writes"""
         self._read: set[int] = set()
         """inode numbers of base files whose reading is recorded"""
+        self._missing: OSError | None = None
+        """why the last change could not be recorded"""
+        self._collected: OSError | None = None
+        """the same, when the checkpoint that is under way began"""
+        self.unrecorded: Callable[[Change], None] = lambda change: None
+        """to be set: hears of a change that was made and could not be recorded, so that it is refused all the same"""
 
     @property
     def next(self) -> int:
@@ -58,7 +64,16 @@ class Recording:
         return self._writer.next
 
     def append(self, change: Change) -> None:
-        """Write a change.  OSError (ENOSPC) when there is no room."""
+        """Write a change.  OSError when it cannot be: then no other is, until a checkpoint has what is missing."""
+        try:
+            self.check_whole()
+            self._append(change)
+        except OSError as e:
+            self._missing = OSError(e.errno, e.strerror)
+            self.unrecorded(change)
+            raise
+
+    def _append(self, change: Change) -> None:
         if 0 < change.process < self._segment:
             change = msgspec.structs.replace(change, process=self._described_again(change.process))
         if change.data:
@@ -66,13 +81,27 @@ class Recording:
         try:
             self._writer.append(change)
         except OSError as e:
-            if e.errno not in FULL or not self._reserve.give():
+            if e.errno in FULL and not self._reserve.give():
                 raise
-            self._writer.append(change)
+            self._writer.append(change)  # once more in any case: the change is made already
+
+    def check_whole(self) -> None:
+        """Before a change is made: OSError when a former one is not in the journal, nor in a checkpoint.
+
+        What follows would be told of a state that the journal does not lead to.
+        """
+        if self._missing is not None:
+            raise OSError(self._missing.errno, self._missing.strerror)
 
     def check_room(self) -> None:
-        """Before a change is made: OSError (ENOSPC) when there would be no room for its record."""
+        """The same, and OSError (ENOSPC) when there would be no room for the record."""
+        self.check_whole()
         self._reserve.check()
+
+    @property
+    def needs_checkpoint(self) -> bool:
+        """Whether a change was made that could not be recorded, so that no other is."""
+        return self._missing is not None
 
     def read(self, ino: int, pid: int, path: bytes, identity: Identity) -> None:
         """A base file is being read; the first time counts.  Never fails: to read needs no room."""
@@ -159,13 +188,23 @@ class Recording:
         self._recent.clear()
         for number in list(self._described)[:-KNOWN_LIMIT]:
             del self._described[number]
+        first = self._writer.rotate(time.time_ns())
         self._unsynced.ended(self._segment)
-        self._segment = self._writer.rotate(time.time_ns())
-        return self._segment
+        self._segment = first
+        self._collected = self._missing
+        return first
 
     def sealed(self, position: int) -> None:
-        """A checkpoint that survives a power cut has every record before number *position*."""
+        """A checkpoint that survives a power cut has every record before number *position*, and every change that was
+        made before it and could not be recorded.
+        """
+        if self._missing is self._collected:
+            self._missing = None
         self._unsynced.sealed(position)
+
+    def nothing_missing(self) -> None:
+        """The store has all that was changed."""
+        self._missing = None
 
     def syncer(self) -> Callable[[], None]:
         """What makes everything recorded so far, and the contents it tells of, survive a power cut; for a worker

@@ -19,6 +19,7 @@ from goexfs.fuse.recording import Recording
 from goexfs.overlay import Batch, Overlay, store_batch
 from snapshots.entries import Content
 from snapshots.errors import StoreError, StoreFull
+from snapshots.storage.durable import reporting
 from snapshots.storage.store import Store
 
 QUIET_NS = 1_000_000_000
@@ -87,7 +88,7 @@ class Sealer:
                 await self._wanted.wait()
             self._wanted = trio.Event()
             now = trio.current_time()
-            if not self._overlay.dirty:
+            if not self._overlay.dirty and not self._needs_checkpoint:
                 last, seen = now, self._overlay.change_count
                 continue
             if self.failed is not None and now - self._last_try < RETRY_SECONDS:
@@ -95,13 +96,17 @@ class Sealer:
             if self.is_time(now - last, self._overlay.change_count - seen):
                 try:
                     await self.seal()
-                except StoreError:
+                except Exception:
                     pass  # reported by `seal`; what is dirty stays so, and is tried again
                 last, seen = trio.current_time(), self._overlay.change_count
 
+    @property
+    def _needs_checkpoint(self) -> bool:
+        return self._recording is not None and self._recording.needs_checkpoint
+
     def is_time(self, seconds: float, changes: int) -> bool:
         """Whether to seal now; how long ago the last time was, and how many changes."""
-        if self._overlay.dirty_bytes >= DIRTY_SOFT:
+        if self._overlay.dirty_bytes >= DIRTY_SOFT or self._needs_checkpoint:
             return True
         rest = time.time_ns() - self._overlay.last_change_ns
         if rest < QUIET_NS and seconds < AT_MOST_SECONDS:
@@ -116,10 +121,16 @@ class Sealer:
             self._last_try = trio.current_time()
             held = self._overlay.dirty_bytes
             batch = None
-            if self._overlay.dirty:
-                batch = self._overlay.collect(self._recording.rotate() if self._recording is not None else 0)
+            try:
+                if self._overlay.dirty:
+                    batch = self._overlay.collect(self._recording.rotate() if self._recording is not None else 0)
+            except BaseException as e:  # the journal would not be divided: nothing was taken out of the overlay
+                self._report(e)
+                raise
             if batch is None:
                 self.failed = None
+                if self._recording is not None:
+                    self._recording.nothing_missing()
                 return
             self._storing_bytes = held
             try:
@@ -153,7 +164,8 @@ class Sealer:
     def _stored(self, batch: Batch) -> dict[int, Content]:
         if self._store is None:
             self._store = self._open_store()
-        stored = store_batch(batch, self._store, self._run_id)
+        with reporting("changes of the run cannot be stored"):
+            stored = store_batch(batch, self._store, self._run_id)
         if self._recording is not None:
             self._store.sync()  # what the journal had until here must be as safe in the store before it may go
             self._thin(sum(extent.length for content in stored.values() for extent in content.extents))
@@ -169,7 +181,7 @@ class Sealer:
             self._unthinned, self._thinned = 0, now
             try:
                 thin(self._store, self._run_id)
-            except StoreError as e:  # what was to be sealed is; this is housekeeping
+            except (StoreError, OSError) as e:  # what was to be sealed is; this is housekeeping
                 log.warning("the history of the run could not be thinned: %s", e)
 
     def _report(self, e: BaseException) -> None:
@@ -178,6 +190,7 @@ class Sealer:
                 log.error("changes of the run could not be stored: %s (tried again every %d s)", e, RETRY_SECONDS)
             self.failed = e
         elif isinstance(e, Exception):
+            log.error("changes of the run could not be stored (tried again every %d s)", RETRY_SECONDS, exc_info=e)
             self.failed = StoreError(f"sealing failed: {e!r}")
 
     async def make_room(self) -> bool:

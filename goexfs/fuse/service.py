@@ -35,6 +35,7 @@ from goexfs.fuse.referee import Referee
 from goexfs.fuse.seal import Sealer
 from goexfs.overlay import Invalidation, Overlay, WouldBlock
 from snapshots.errors import RunError
+from snapshots.history.journal import Change
 from snapshots.storage.store import Store
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Service:
         self._default_permissions = allow_other or os.geteuid() != 0
         if recording is not None:
             overlay.record_in(recording.append)
+            recording.unrecorded = self._not_recorded
         self.sealer = Sealer(overlay, run_id, open_store, recording)
         self.adapter = Adapter(overlay, self.sealer, recording, checks_permissions=not self._default_permissions)
         self.adapter.faces.stale = self._forget
@@ -199,6 +201,15 @@ class Service:
                     return
                 await trio.lowlevel.checkpoint()
 
+    def _not_recorded(self, change: Change) -> None:
+        """What the journal could not take has happened, and the kernel is told that it has not: it is to look again."""
+        self.sealer.hurry()
+        names = {(link.parent, link.name) for link in change.links} | {*change.unlinked}
+        self._forget(Invalidation(*name) for name in names)
+        for entry in change.entries:
+            with contextlib.suppress(OSError):  # one that the kernel does not know
+                pyfuse3.invalidate_inode(entry.ino, attr_only=True)  # which waits for nothing
+
     def _forget(self, stale: Iterable[Invalidation]) -> None:
         if self.notifier is not None:
             self.notifier.invalidate(stale)
@@ -270,7 +281,9 @@ class Service:
             return done
 
         spin = wait.spinning_pays()
-        self.waiter = wait.Waiter(handshake.fd, spin=spin, before_first=first)
+        self.waiter = wait.Waiter(
+            handshake.fd, spin=spin, before_first=first, alone=lambda: not self.adapter.threads.busy
+        )
         if spin:
             self.adapter.threads.patience = Patience(handshake.fd)
         replaced.callback(wait.install(pyfuse3, self.waiter))

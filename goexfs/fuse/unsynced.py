@@ -52,10 +52,10 @@ class Unsynced:
         with self._lock:
             for path in [path for path in self._files if path.parent == self._journal and path < limit]:
                 del self._files[path]
-            gone = [path for path in self._files if path.parent == self._spool and not path.exists()]
+            gone = [path for path in self._files if path.parent == self._spool and _is_gone(path)]
             for path in gone:
                 del self._files[path]
-        for ino in [ino for ino, path in self._working.items() if not path.exists()]:
+        for ino in [ino for ino, path in self._working.items() if _is_gone(path)]:
             del self._working[ino]
 
     def syncer(self, current: Callable[[], None]) -> Callable[[], None]:
@@ -78,6 +78,16 @@ class Unsynced:
                         del self._files[path]
 
         return sync
+
+
+def _is_gone(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass  # who cannot say keeps it
+    return False
 
 
 def _sync(path: Path) -> bool:

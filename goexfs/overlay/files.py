@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from goexfs.overlay.changes import Op
 from goexfs.overlay.content import (
@@ -57,8 +58,8 @@ class Files:
         self._view = view
         self._changes = view.changes
         self._now_ns = now_ns
-        self._became: tuple[Data, ...] = ()
-        """for the journal: how the content of the node being written came to be writable"""
+        self._became: WeakKeyDictionary[File, tuple[Data, ...]] = WeakKeyDictionary()
+        """for the journal, which has not heard of it yet: how the contents of these files came to be writable"""
 
     # -- handles
 
@@ -194,8 +195,10 @@ class Files:
         if node.mode & _SUID_SGID:
             self.kill_privileges(node)
             bits |= Changed.ATTRS
-        self._changes.record(op, node, bits, now, data=(*self._became, data))
-        self._became = ()
+        became = self._became.get(node, ()) if self._became else ()
+        self._changes.record(op, node, bits, now, data=(*became, data))
+        if became:
+            del self._became[node]
 
     def kill_privileges(self, node: File) -> None:
         """What a write by somebody without CAP_FSETID does to the mode:
@@ -267,7 +270,7 @@ class Files:
         if isinstance(old, FrozenSpool) and old.given_back and old is not below:
             old.discard()
         node.changed |= Changed.DATA
-        self._became = data
+        self._became[node] = data  # until a record has it: what follows may fail
         if isinstance(content, Inline) or content.source is None:
             self._view.trust_no_longer(node)
 
@@ -282,5 +285,4 @@ class Files:
         assert isinstance(content, Sealed | FrozenSpool)
         spool = self._new_spool(node.size, content)
         self._become(node, spool, Spooled(spool.path.name, node.size, node.size))
-        became, self._became = self._became, ()
-        return spool, became
+        return spool, self._became.pop(node)

@@ -8,6 +8,7 @@ the old one open keeps it.  Event-loop thread only.
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 
 from goexfs.overlay.changes import Op
 from goexfs.overlay.nodes import Dir, File
@@ -70,6 +71,7 @@ def renew(view: View, old: File, st: os.stat_result, now_ns: Callable[[], int]) 
     if view.away.get(place) is old:
         view.away[place] = new
     view.changes.also(old, Changed.ATTRS)
-    view.changes.record(Op.FOLLOW, new, old.changed, now_ns())
+    with suppress(OSError):  # a journal that cannot be written: the next mount finds the same in the base
+        view.changes.record(Op.FOLLOW, new, old.changed, now_ns())
     view.release_if_unused(old)
     return names

@@ -8,6 +8,8 @@ run itself seals is therefore told to `ObjectCache.sealed`.
 Threading: the event loop's thread, except for what `WouldBlock.prepare` does.
 """
 
+import errno
+import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -25,6 +27,8 @@ AHEAD_BYTES = 256 << 10
 """bytes of small objects read along with one that was asked for"""
 _FOUND_LIMIT = 64
 
+log = logging.getLogger(__name__)
+
 
 class _Large(Lent):
     """The open file of a large object."""
@@ -38,7 +42,7 @@ class _Large(Lent):
 
 class ObjectCache:
     """Reads the objects of a store as `snapshots.storage.objects.Objects` does, but raises `WouldBlock` where that
-    would wait.
+    would wait, and OSError (EIO) where the store cannot be read.
     """
 
     def __init__(self, open_store: Callable[[], Store]) -> None:
@@ -95,8 +99,11 @@ class ObjectCache:
 
     def _take(self, name: bytes) -> None:
         found = self._found.pop(name)
+        if isinstance(found, OSError):
+            raise OSError(found.errno, found.strerror)
         if isinstance(found, Exception):
-            raise found
+            log.error("a content in the store cannot be read: %s", found)
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from found
         if isinstance(found, _Large):
             self._large[name] = found
             while len(self._large) > OPEN_LIMIT:

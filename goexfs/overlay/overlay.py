@@ -5,12 +5,12 @@ thread, takes and gives nodes (never paths), and raises `OSError` with the errno
 `WouldBlock`.
 """
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from goexfs.overlay.attributes import Attributes
 from goexfs.overlay.changes import Journal
+from goexfs.overlay.clock import KernelClock
 from goexfs.overlay.content import FrozenSpool, ObjectReader, Spool
 from goexfs.overlay.files import Files, Handle
 from goexfs.overlay.guard import Guard
@@ -29,23 +29,13 @@ from goexfs.overlay.view import View
 from snapshots.entries import UpperState
 from snapshots.layers.base import BaseTree
 
-_CLOCK_REALTIME_COARSE = 5  # <linux/time.h>; not among the constants of the time module
-
-
-def kernel_time_ns() -> int:
-    """The clock that the kernel stamps files with: it ticks every few milliseconds.
-
-    A finer one would run ahead of it, and a touch after a create would seem to have been before it.
-    """
-    return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
-
 
 class Overlay:
     """The merged view of *base* and an upper that starts as *state*.
 
     *objects* reads sealed contents, *spool* is a directory for large dirty ones, *hidden* are paths below the base
-    that the run must neither see nor touch, *guard* and *meter* hold what the policy says, *now_ns* is the
-    clock.
+    that the run must neither see nor touch, *guard* and *meter* hold what the policy says, *now_ns* is another clock
+    than the kernel's.
     """
 
     def __init__(
@@ -58,8 +48,11 @@ class Overlay:
         hidden: frozenset[bytes] = frozenset(),
         guard: Guard | None = None,
         meter: Meter | None = None,
-        now_ns: Callable[[], int] = kernel_time_ns,
+        now_ns: Callable[[], int] | None = None,
     ) -> None:
+        clock = KernelClock()
+        now_ns = now_ns or clock
+        self.stamped_by_kernel = clock.saw
         self.view = view = View(base, objects, spool, hidden=hidden, next_ino=state.next_ino, guard=guard)
         restore(view, state)
         self.meter = view.meter = meter

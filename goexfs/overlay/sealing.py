@@ -87,11 +87,19 @@ class Sealing:
                 links.append(link)
         files = (nodes[entry.ino] for entry in entries)
         needed = [each for node in files if isinstance(node, File) and (each := wanted(node)) is not None]
-        base_fd = self._view.base.fd(self._view.base.root) if needed else -1
+        base_fd = self._base_fd() if needed else -1
+        if base_fd < 0:
+            needed = []
         return Batch(
             entries, jobs, gone, links, unlinked, self._view.next_ino, nodes, changed_links, journal, self._held(),
             needed, base_fd, {},
         )  # fmt: skip
+
+    def _base_fd(self) -> int:
+        try:
+            return self._view.base.fd(self._view.base.root)
+        except OSError:
+            return -1  # what was taken out of the overlay must not be lost for what makes a merge more convenient
 
     def _held(self) -> frozenset[bytes]:
         held: set[bytes] = set()

@@ -47,6 +47,8 @@ FORMAT = 1
 _HEADER = struct.Struct("<7sBQQ")
 _HEADER_SIZE = 32
 _HEAD = struct.Struct("<IQ")
+UNFINISHED = ".new"
+"""Suffix of a segment that is being begun."""
 MAX_BODY = 64 << 20
 """Bytes; a longer length is damage."""
 REWIND = "rewind"
@@ -200,34 +202,56 @@ class JournalWriter:
         """number of the next record"""
         self.bytes = 0
         """written to the current segment"""
+        self._torn = False
+        """whether the segment ends in a part of a record"""
         self._fd = self._begin(now_ns)
 
     def _begin(self, now_ns: int) -> int:
         head = _HEADER.pack(MAGIC, FORMAT, self.next, now_ns)
         path = self._directory / segment_name(self.next)
+        beside = path.with_suffix(UNFINISHED)
         with durable.reporting(f"cannot begin the journal {path}"):
             durable.mkdir(self._directory, 0o700)
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            durable.write_all(fd, head + xxhash.xxh3_64_digest(head)[::-1])
+            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            try:
+                durable.write_all(fd, head + xxhash.xxh3_64_digest(head)[::-1])
+                durable.rename(beside, path)  # a segment without its header would hide every later one (J3)
+            except BaseException:
+                os.close(fd)
+                raise
         self.bytes = _HEADER_SIZE
         return fd
 
     def append(self, record: Record) -> int:
-        """Write one record; its number.  OSError (ENOSPC, EDQUOT) when there is no room: then nothing counts as
-        written.
-        """
+        """Write one record; its number.  OSError (ENOSPC, EIO, …) when it cannot be: then nothing counts as written."""
         body = _encode(record)
         whole = _HEAD.pack(len(body), xxhash.xxh3_64_intdigest(body, self.next)) + body
+        if self._torn:
+            self._cut_off()
         done = os.write(self._fd, whole)
-        if done != len(whole):  # the disk is full: a torn record would hide every later one (J3)
-            os.ftruncate(self._fd, self.bytes)
-            raise OSError(28, os.strerror(28))
+        if done != len(whole):
+            self._torn = True
+            try:
+                while done < len(whole):
+                    done += os.write(self._fd, whole[done:])
+            except OSError:
+                self._cut_off()
+                raise
+            self._torn = False
         self.bytes += done
         self.next += 1
         return self.next - 1
 
+    def _cut_off(self) -> None:
+        """A torn record would hide every later one (J3); OSError when it stays."""
+        os.ftruncate(self._fd, self.bytes)
+        self._torn = False
+
     def rotate(self, now_ns: int) -> int:
         """Begin a new segment (J4); the number of its first record."""
+        if self._torn:
+            with durable.reporting(f"cannot repair the journal {self._directory}"):
+                self._cut_off()
         old = self._fd
         self._fd = self._begin(now_ns)
         os.close(old)
