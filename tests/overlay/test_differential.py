@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from snapshots.storage.store import Store
 from tests.support.model import Pair
-from tests.support.strategies import ACLS, Operation, operations, random_operations
+from tests.support.strategies import ACLS, Operation, operations, random_operations, sequences
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
@@ -124,26 +124,22 @@ def test_drawn_sequences(
     run(fast_area / str(next(numbers)), store, sequence, shape=shape, watched=watched, slow=slow)
 
 
-@pytest.mark.parametrize("part", range(100 if LONG else 4))
+@pytest.mark.parametrize("least", [5, 12, 30])
 @pytest.mark.usefixtures("small_limits")
-def test_many_random_sequences(fast_area: Path, store: Store, numbers: Iterator[int], part: int) -> None:
-    """Ten times as many as can be drawn in the same time; a failure names the seed to shrink by hand."""
-    for seed in range(part * 1000, part * 1000 + (1000 if LONG else 550)):
-        source = random.Random(seed)
-        sequence = random_operations(source, source.randrange(5, 100 if seed % 10 == 0 else 30))
-        try:
-            run(
-                fast_area / str(next(numbers)),
-                store,
-                sequence,
-                shape=seed,
-                watched=source.random() < 0.6,
-                slow=source.random() < 0.2,
-                merge=seed % 5 == 0,
-            )
-        except BaseException as e:
-            e.add_note(f"seed {seed}")
-            raise
+def test_many_drawn_sequences(fast_area: Path, store: Store, numbers: Iterator[int], least: int) -> None:
+    """Short and long ones, of which some are merged."""
+    most, examples = {5: (12, 900), 12: (30, 1100), 30: (100, 200)}[least]
+
+    @settings(max_examples=examples * (40 if LONG else 1))
+    @given(
+        shape=st.integers(0, 99_999), watched=st.booleans(), slow=st.booleans(), merge=st.booleans(),
+        sequence=sequences(least, most),
+    )  # fmt: skip
+    def drawn(shape: int, watched: bool, slow: bool, merge: bool, sequence: list[Operation]) -> None:
+        place = fast_area / str(next(numbers))
+        run(place, store, sequence, shape=shape, watched=watched, slow=slow, merge=merge)
+
+    drawn()
 
 
 def test_with_the_limits_as_they_are(fast_area: Path, store: Store, numbers: Iterator[int]) -> None:

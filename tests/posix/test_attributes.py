@@ -393,7 +393,7 @@ def test_writing_takes_file_capabilities_away(top: Path, forked: Forked) -> None
     fails(errno.ENODATA, os.getxattr, top / "file", "security.capability")
 
 
-def test_acls_of_the_base_survive_copy_up_and_merge(area: Path) -> None:
+def test_attributes_and_acls_of_the_base_survive_copy_up_and_merge(area: Path) -> None:
     base = area / "base"
     fill(base)
 
@@ -404,6 +404,10 @@ def test_acls_of_the_base_survive_copy_up_and_merge(area: Path) -> None:
         subprocess.run(["setfacl", "-m", "u:4001:rw", base / name], check=True)
     subprocess.run(["setfacl", "-d", "-m", "u:4001:rw", base / "dir"], check=True)
     before = {name: acl(name) for name in ("file", "big", "hard", "empty")}
+    others = {"user.u": b"1", "trusted.t": b"2", "security.s": b"3"}
+    for name in ("file", "big", "hard", "dir"):
+        for attribute, value in others.items():
+            os.setxattr(base / name, attribute, value)
     with mounted(base, area) as mount:
         path = mount.path / "file"
         assert os.getxattr(path, "system.posix_acl_access") == before["file"]
@@ -416,6 +420,8 @@ def test_acls_of_the_base_survive_copy_up_and_merge(area: Path) -> None:
     with Store.open(area / "store") as store:
         merge(store, store.runs.get(mount.run_id))
     assert (base / "file").read_bytes().endswith(b"more")
+    for name in ("file", "big", "hard", "dir", "copy"):
+        assert {attribute: os.getxattr(base / name, attribute) for attribute in others} == others, name
     assert {name: acl(name) for name in ("file", "big", "hard")} == {
         name: before[name] for name in ("file", "big", "hard")
     }

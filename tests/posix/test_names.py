@@ -418,6 +418,30 @@ def test_inotify_tells_of_changes(top: Path) -> None:
     assert set(expected) - {("big", 0x4)} <= set(told)
 
 
+def test_inotify_tells_of_what_becomes_of_the_watched(place: Place) -> None:
+    """ATTRIB of a link more or less, MOVE_SELF, and DELETE_SELF when nobody has it open any more."""
+    fd, top = libc.inotify_init1(os.O_NONBLOCK), place.path
+    names = ("file", "big", "dir", "hard")
+    watches = {
+        libc.inotify_add_watch(fd, os.fsencode(top / name), 0x4 | 0x20 | 0x400 | 0x800): name for name in names
+    }  # ATTRIB OPEN DELETE_SELF MOVE_SELF
+    with (top / "big").open("rb"):
+        (top / "big").unlink()
+    (top / "file").rename(top / "dir" / "renamed")
+    (top / "dir").rename(top / "moved")
+    (top / "hard").unlink()
+    os.rename(top / "empty", top / "moved" / "renamed")
+    data, told = os.read(fd, 65536), set[tuple[str, int]]()
+    while data:
+        watch, mask, _, length = struct.unpack_from("iIII", data)
+        told.add((watches.get(watch, "?"), mask & 0xFFF))
+        data = data[16 + length :]
+    os.close(fd)
+    assert told >= {("big", 0x20), ("big", 0x4), ("file", 0x800), ("dir", 0x800), ("hard", 0x4)}
+    gone = {("big", 0x400), ("file", 0x400)}
+    assert told & gone == (set() if place.kind == "copied" else gone)  # where somebody has all files open
+
+
 def test_statfs(place: Place) -> None:
     st = os.statvfs(place.path / "file")
     assert st.f_namemax == 255

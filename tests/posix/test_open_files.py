@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.posix.conftest import BIG, Place
-from tests.support.mounts import eventually
+from tests.support.mounts import eventually, mounted
 
 Forked = Callable[[Callable[[], object]], int]
 libc = ctypes.CDLL(None, use_errno=True)
@@ -78,6 +78,25 @@ def test_path_descriptors(top: Path) -> None:
         os.close(fd)
     fd = os.open(top / "link", os.O_PATH | os.O_NOFOLLOW)
     assert os.readlink("", dir_fd=fd) == "file"
+    os.close(fd)
+
+
+def test_path_descriptors_of_directories(top: Path) -> None:
+    """They go along when the directory is renamed, and lead to what is below by any call that takes one."""
+    fd = os.open(top / "dir", os.O_PATH | os.O_DIRECTORY)
+    fails(errno.EBADF, os.listdir, fd)
+    (top / "dir").rename(top / "moved")
+    inner = os.open("inner", os.O_RDWR, dir_fd=fd)
+    os.write(inner, b"INNER")
+    os.close(inner)
+    assert (top / "moved" / "inner").read_bytes() == b"INNER\n"
+    os.mkdir("new", dir_fd=fd)
+    os.rename("new", "newer", src_dir_fd=fd, dst_dir_fd=fd)
+    assert sorted(os.listdir(top / "moved")) == ["hard too", "inner", "newer", "sub"]
+    file = os.open(top / "file", os.O_PATH)
+    assert libc.linkat(file, b"", fd, b"linked", 0x1000) == 0, os.strerror(ctypes.get_errno())  # AT_EMPTY_PATH
+    assert os.fstat(file).st_nlink == 2
+    os.close(file)
     os.close(fd)
 
 
@@ -196,6 +215,31 @@ def test_holes_take_no_space(top: Path) -> None:
     with (top / "sparse").open("rb") as file:
         file.seek((20 << 20) - 4)
         assert file.read(9) == b"\0\0\0\0x\0\0\0\0"
+
+
+def test_blocks_of_a_file_with_holes_in_the_base(area: Path) -> None:
+    """Honest when nothing was written, when a little was, and in the next mount."""
+    base = area / "base"
+    base.mkdir()
+    for name in ("seen", "patched", "cut"):
+        with (base / name).open("wb") as file:
+            file.truncate(50 << 20)
+            os.pwrite(file.fileno(), b"x" * 100_000, 20 << 20)
+    native = (base / "seen").stat().st_blocks
+    with mounted(base, area) as mount:
+        assert (mount.path / "seen").stat().st_blocks == native
+        with (mount.path / "patched").open("r+b") as file:
+            file.write(b"y" * 10_000)
+        os.truncate(mount.path / "cut", 21 << 20)
+        run = mount.run_id
+    for _ in range(2):
+        with mounted(base, area, run_id=run) as mount:
+            sizes = {path.name: (path.stat().st_size, path.stat().st_blocks) for path in mount.path.iterdir()}
+            assert sizes["seen"] == (50 << 20, native)
+            assert sizes["patched"][0] == 50 << 20
+            assert native <= sizes["patched"][1] <= native + 64
+            assert sizes["cut"][0] == 21 << 20
+            assert 0 < sizes["cut"][1] <= native
 
 
 def test_beyond_four_gigabytes(top: Path) -> None:
@@ -472,6 +516,25 @@ def test_fallocate_seek_and_copy_fall_back(place: Place) -> None:
     except OSError as e:
         assert place.kind != "native"
         assert e.errno == errno.EOPNOTSUPP
+
+
+def test_ioctls_fail_as_where_there_are_none(place: Place) -> None:
+    """So that lsattr, chattr, filefrag, cp and fs-verity's tools know that there is nothing for them."""
+    GETFLAGS, SETFLAGS, GETVERSION, FSGETXATTR = 0x80086601, 0x40086602, 0x80087601, 0x801C581F
+    FIEMAP, ENABLE_VERITY, NONSENSE = 0xC020660B, 0x40806685, 0x40047A7A
+    for name in ("file", "dir"):
+        fd = os.open(place.path / name, os.O_RDONLY)
+        for number in (GETFLAGS, SETFLAGS, GETVERSION, FSGETXATTR, FIEMAP, ENABLE_VERITY, NONSENSE):
+            try:
+                fcntl.ioctl(fd, number, bytearray(256))
+            except OSError as e:
+                none = (errno.ENOTTY, errno.EOPNOTSUPP)
+                if number in (SETFLAGS, ENABLE_VERITY):
+                    none = (*none, errno.EBADF, errno.EISDIR, errno.EINVAL, errno.EPERM)
+                assert place.kind == "native" or e.errno in none, (name, hex(number), e)
+                continue
+            assert place.kind == "native", (name, hex(number))
+        os.close(fd)
 
 
 def test_terminals_are_not_files(top: Path) -> None:
