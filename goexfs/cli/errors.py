@@ -6,6 +6,7 @@ Loaded only when something went wrong, so it may import the types it names.
 """
 
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,11 @@ USAGE = 2
 INTERNAL = 70
 INTERRUPTED = 130
 READER_GONE = 141
+
+
+class OutputFailed(store_errors.GoexfsError):
+    """What a command prints on standard output cannot be written there (a full disk)."""
+
 
 STATUS: dict[type[BaseException], int] = {
     store_errors.GoexfsError: 64,
@@ -68,6 +74,7 @@ STATUS: dict[type[BaseException], int] = {
     store_errors.EffectsPending: 99,
     store_errors.EffectFailed: 100,
     session_errors.NotInside: 101,
+    OutputFailed: 102,
     session_errors.PolicyError: 105,
     session_errors.PolicyViolated: 106,
     session_errors.CanaryFound: 107,
@@ -103,11 +110,29 @@ class Failure(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """One line on stderr (for several conflicts one more per path)."""
-        if self.exit_code == READER_GONE:
+        if self.exit_code == READER_GONE or isinstance(self.error, OutputFailed):
             _forget_stdout()
+        if self.exit_code == READER_GONE:
             return
         for line in describe(self.error):
             click.echo(line, err=True, file=file)
+
+
+class Misuse(click.ClickException):
+    """A wrong command line, as one line that names the help of the command it is about."""
+
+    exit_code = USAGE
+
+    def __init__(self, error: click.UsageError) -> None:
+        super().__init__(error.format_message())
+        self.command = error.ctx.command_path if error.ctx is not None else "goexfs"
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """One line on stderr; the words quoted in it may be anybody's."""
+        from goexfs.cli.output import printable
+
+        said = printable(re.sub(r"\s*\n\s*", " ", self.message)).rstrip(".")
+        click.echo(f"goexfs: {said} (`{self.command} --help` shows how it is written)", err=True, file=file)
 
 
 def describe(error: BaseException) -> list[str]:
@@ -159,7 +184,7 @@ def _save_traceback(error: BaseException) -> str:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads stdout any more: the flush at exit must not fail again."""
+    """Nothing can be written to stdout any more: the flush at exit must not fail again."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())

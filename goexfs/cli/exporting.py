@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import count, home, home_of, note, print_json, printable
+from goexfs.cli.output import count, home, home_of, note, print_json, printable, quoted
 from goexfs.cli.params import ANY_PATH, POINT, Size, json_option, path_in
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def export_command(
         if len(left_out) > _MOST_LINES:
             note(f"… and {count(len(left_out) - _MOST_LINES, 'more thing')} that it cannot carry")
         if output is not None:
-            note(f"wrote {home(bytes(output.absolute()))}")
+            note(f"wrote {quoted(bytes(output))}")
 
 
 def _author(text: str) -> tuple[str, str]:

@@ -90,10 +90,21 @@ class Commands(click.Group):
         command: click.Command = getattr(theme, f"{cmd_name}_command")
         return command
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the words before the command's name; what is wrong with them is one line."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _on_one_line(error) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; whatever it raises leaves as a click exception with a status of its own."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            raise _on_one_line(error) from None
         except (click.ClickException, click.exceptions.Exit):
             raise
         except BaseException as error:  # not Exception: KeyboardInterrupt and trio's groups end here too
@@ -102,6 +113,15 @@ class Commands(click.Group):
             from goexfs.cli.errors import Failure
 
             raise Failure(error) from None
+
+
+def _on_one_line(error: click.UsageError) -> click.ClickException:
+    """A wrong command line as ``Misuse``; who gave no word at all gets the help."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    from goexfs.cli.errors import Misuse
+
+    return Misuse(error)
 
 
 def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from goexfs.cli import streams
+
 _MOUNTING = ("run", "mount")
 
 
@@ -18,10 +20,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     words = sys.argv[1:] if argv is None else list(argv)
     # What a verb makes lives until its end, mostly: looking through it again and again finds nothing.
     gc.set_threshold(50_000, 20, 100)
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character gets an escape, not an exception.
-        if stream is not None:
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    streams.make_fit()
     try:
         if will_mount(words):
             from goexfs.session import birth
@@ -29,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             birth.prepare()
         from goexfs.cli.group import cli
 
-        cli.main(args=words, prog_name="goexfs", standalone_mode=True)
+        try:
+            cli.main(args=words, prog_name="goexfs", standalone_mode=True)
+        finally:
+            sys.stdout.flush()  # what fails here has a status and a line; at the interpreter's end it has neither
     except Exception as error:  # outside the group's reach: a broken completion, an unwritable stdout at exit
         from goexfs.cli.errors import Failure
 

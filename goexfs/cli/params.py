@@ -177,6 +177,16 @@ def _inside(path: bytes, root: bytes) -> bool:
     return path == root or path.startswith(root + b"/") or not root
 
 
+def here() -> bytes:
+    """The current directory.  Raises ``BaseError`` when it is not there any more."""
+    try:
+        return os.getcwdb()
+    except FileNotFoundError:
+        from snapshots.errors import BaseError
+
+        raise BaseError("the current directory is not there any more; go to another one") from None
+
+
 def content(path: bytes, hint: str) -> bytes:
     """All of the file that is named for the parameter *hint*; ``-`` is the standard input."""
     try:

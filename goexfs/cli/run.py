@@ -311,7 +311,12 @@ def _mounted_run(store: "RunStore", what: str) -> "RunHandle":
     """The run that is mounted at a place, or that is meant by a reference."""
     try:
         return store.mounted_at(what)
-    except RunUnknown:
+    except RunUnknown as nothing_there:
         if "/" in what or what in (".", ".."):
             raise
-    return store.run(what)
+        try:
+            return store.run(what)
+        except RunUnknown:
+            if os.path.isdir(what):  # a place was meant
+                raise nothing_there from None
+            raise

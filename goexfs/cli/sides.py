@@ -61,6 +61,9 @@ def resolve_by(
     """What the three options say; None when none was given."""
     if not ours and not theirs and not markers:
         return None
+    for_all = [f"--{side}" for side, given in zip(_SIDES, (ours, theirs, markers), strict=True) if _ALL in given]
+    if len(for_all) > 1:
+        raise click.UsageError(f"{' and '.join(for_all)} exclude each other; give one of them a =PATTERN")
     from snapshots.merging.settle import by_pattern
 
     def patterns(given: Sequence[str]) -> list[str]:

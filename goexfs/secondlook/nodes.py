@@ -31,6 +31,8 @@ def reasons(change: Change, base: bytes) -> Iterator[tuple[str, str]]:
             yield "setuid", "setuid: runs with the rights of its owner"
         elif gained & stat.S_ISGID and after.mode & stat.S_IXGRP:
             yield "setuid", "setgid: runs with the rights of its group"
+        elif change.content_changed and before is not None and _lends_rights(after.mode):
+            yield "setuid", "another program with the rights of its owner or group (setuid, setgid)"
         if gained & _ANY_X and not old_mode & _ANY_X:
             yield "executable", "new executable" if before is None else "became executable"
         asked = change.status is Status.ADDED or "xattrs" in change.attrs
@@ -42,6 +44,10 @@ def reasons(change: Change, base: bytes) -> Iterator[tuple[str, str]]:
         where = _outside(change.path, after.target, base)
         if where is not None:
             yield "link-outside", where
+
+
+def _lends_rights(mode: int) -> bool:
+    return bool(mode & stat.S_ISUID) or (mode & stat.S_ISGID and mode & stat.S_IXGRP) == stat.S_IXGRP
 
 
 def _capability(side: Side | None) -> bytes | None:

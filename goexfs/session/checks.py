@@ -21,6 +21,8 @@ def usable_base(base: str | bytes | os.PathLike[str]) -> bytes:
         path = os.path.realpath(given, strict=True)
         kind = os.stat(path).st_mode
     except FileNotFoundError:
+        if given in (b"", b"."):
+            raise BaseError("the current directory is not there any more; go to another one, or name a base") from None
         raise BaseError(f"the base {readable(given)} does not exist; name a directory that does") from None
     except PermissionError:
         raise BaseError(f"the base {readable(given)} may not be reached; check the permissions on the way") from None

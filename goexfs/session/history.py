@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
-from goexfs.session import checks, control
+from goexfs.session import checks
 from snapshots.errors import RunBusy, RunError, RunState
 from snapshots.names import readable
 from snapshots.storage.runs import Run
@@ -170,6 +170,7 @@ class Past:
         return self._rewind(0, paths, process)
 
     def _rewind(self, position: int, paths: tuple[bytes, ...], process: str = "") -> "Rewound":
+        from goexfs.session import control
         from snapshots.history.rewind import Rewound, rewind
         from snapshots.history.takeback import Left
 
@@ -262,7 +263,7 @@ class Past:
         if mode is None:
             raise RunError(f"there is no {readable(path)} in run {self.record.label} at that point")
         if not stat.S_ISREG(mode):
-            raise RunError(f"{readable(path)} in run {self.record.label} is not a regular file")
+            raise RunError(f"{readable(path or b'.')} in run {self.record.label} is not a regular file")
 
     def cat(self, path: bytes, *, at: str | None = None) -> bytes:
         """All bytes of a file, see ``open``."""

@@ -159,7 +159,15 @@ class Runs:
                 return choice[0]
             if choice:
                 raise RunAmbiguous(f"{len(choice)} runs have the {what} {ref!r}: {_candidates(choice)}; give the id")
-        raise RunUnknown(f"no run is called {ref!r} or has an id beginning so; `goexfs ls --all` lists them")
+        raise RunUnknown(
+            f"no run is called {ref!r} or has an id beginning so; {self._similar(ref)}`goexfs ls --all` lists them"
+        )
+
+    def _similar(self, ref: str) -> str:
+        from difflib import get_close_matches
+
+        found = get_close_matches(ref, [run.name for run in self.list() if run.name], 1)
+        return f"did you mean {found[0]!r}? " if found else ""
 
     def _latest(self, cwd: bytes | None) -> Run:
         if cwd is None:
@@ -232,6 +240,10 @@ class Runs:
             self._db.run("DELETE FROM effects WHERE run = ?", (run_id,))
             self._db.run("DELETE FROM runs WHERE id = ?", (run_id,))
         self._db.fold_log()
+
+    def has_effects(self, run_id: str) -> bool:
+        """Whether anything that the run did or wanted outside was ever recorded."""
+        return self._db.one("SELECT 1 FROM effects WHERE run = ? LIMIT 1", (run_id,)) is not None
 
     def given_up(self) -> tuple[str, ...]:
         """Ids of runs of which rows are left that nobody wants any more."""

@@ -224,14 +224,22 @@ def test_mounting_where_the_user_may_not(user: OrdinaryUser, fresh_base: Path, a
 
 
 def test_a_current_directory_that_is_gone(goexfs: Command, area: Path) -> None:
-    gone = area / "gone"
-    gone.mkdir()
+    goexfs.kept("true")
     script = 'rmdir "$PWD"; exec "$@"'
-    done = subprocess.run(
-        ["sh", "-c", script, "sh", *GOEXFS, "run", "--", "true"],
-        cwd=gone, env=environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    refused(done, 65)
+    for words in (["run", "--", "true"], ["merges"], ["undo"], ["import", "x"]):
+        gone = area / "gone"
+        gone.mkdir()
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", *GOEXFS, *words],
+            cwd=gone, env=environment(), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert "the current directory is not there any more" in refused(done, 65)
+
+
+def test_a_name_that_is_nearly_one(goexfs: Command) -> None:
+    goexfs.kept("true", name="parser")
+    assert "did you mean 'parser'? `goexfs ls" in refused(goexfs("show", "praser"), 67)
+    assert "'elsewhere' or has an id beginning so; `goexfs" in refused(goexfs("show", "elsewhere"), 67)
 
 
 # errors that only a table can show

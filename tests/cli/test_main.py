@@ -1,5 +1,6 @@
 """The group: loading on demand, help, version, and the way out on an error."""
 
+import os
 import re
 import subprocess
 import sys
@@ -78,10 +79,46 @@ def test_starting_imports_nothing_heavy(args: list[str]) -> None:
 def test_a_wrong_command_line_is_status_2(args: list[str], goexfs: Command) -> None:
     done = goexfs(*args)
     assert done.returncode == errors.USAGE
-    assert done.stderr.startswith("Usage: goexfs")
-    assert "Error: " in done.stderr
-    assert "Traceback" not in done.stderr
+    assert re.fullmatch(r"goexfs: .+ \(`goexfs[a-z ]* --help` shows how it is written\)\n", done.stderr), done.stderr
     assert done.stdout == ""
+
+
+def test_words_quoted_in_a_usage_error_do_not_act() -> None:
+    result = CliRunner().invoke(cli, ["show", "run", "x\x1b[31m\n\u202e"], prog_name="goexfs", color=True)
+    assert result.exit_code == errors.USAGE
+    assert result.stderr.isascii() and result.stderr[:-1].isprintable(), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_word_at_all_is_answered_with_the_help() -> None:
+    for words in ([], ["effect"], ["policy"]):
+        assert CliRunner().invoke(cli, words, prog_name="goexfs").stderr.startswith("Usage: goexfs")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--help"], ["doctor"], ["ls"], ["export", "x"]], ids=" ".join)
+def test_an_output_that_cannot_be_written_is_one_line(words: list[str], goexfs: Command) -> None:
+    goexfs.kept("echo > new", name="x")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*GOEXFS, *words], cwd=goexfs.cwd, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == errors.STATUS[errors.OutputFailed]
+    assert done.stderr.count("\n") == 1
+    assert "standard output cannot be written: No space left on device" in done.stderr
+
+
+def test_closed_streams_are_no_obstacle(goexfs: Command) -> None:
+    goexfs.kept("echo > new", name="x")
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        for words in ("ls", "diff x", "run --keep -- sh -c 'cat; echo out; echo err >&2; echo > made'"):
+            shell = ["sh", "-c", f'"$@" {words} {closed}', "sh", *GOEXFS]
+            done = subprocess.run(
+                shell, cwd=goexfs.cwd, env=environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, (words, closed, done.stderr)
 
 
 def test_an_unexpected_exception_is_one_line_and_a_file(

@@ -89,6 +89,9 @@ def test_rights():
         Status.ATTRS_CHANGED, b"x", None, side(b"x"), side(b"x", mode=0o100644 | stat.S_IXUSR), False, ("mode",)
     )
     assert kinds(gained) == ["executable"]
+    assert kinds(modified(b"x", b"a", b"b", mode=0o104755)) == ["setuid"], "the rights are old, the program is new"
+    assert kinds(modified(b"x", b"a", b"b", mode=0o102755)) == ["setuid"]
+    assert kinds(modified(b"x", b"a", b"b", mode=0o102644)) == [], "mandatory locking, once"
     assert kinds(modified(b"x", b"a", b"b", mode=0o100755)) == [], "it was one before"
     assert kinds(added(b"x", xattrs={b"security.capability": b"\1"})) == ["capability"]
     assert kinds(added(b"x", mode=0o060600, rdev=7)) == ["device"]

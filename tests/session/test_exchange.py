@@ -129,11 +129,14 @@ def test_what_a_patch_cannot_carry_is_said(ran, area):
         (there / "a").chmod(0o600)
         (there / ".git").mkdir()
         (there / ".git" / "config").write_text("[core]\n")
+        (there / ".git" / "HEAD").write_text("ref: refs/heads/x\n")
 
     r = ran(text_base, change)
-    left_out = "\n".join(r.export("patch", area / "out"))
+    said = r.export("patch", area / "out")
+    left_out = "\n".join(said)
+    assert left_out.count("git takes no patch") == 1, "however much a commit changes there"
     assert "empty: an empty directory" in left_out
-    assert ".git/config: git takes no patch" in left_out
+    assert ".git and 2 more: git takes no patch" in left_out
     assert "mode of a" in left_out
     assert b".git" not in (area / "out").read_bytes()
 

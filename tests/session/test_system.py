@@ -101,4 +101,6 @@ def test_as_an_ordinary_user(user: OrdinaryUser) -> None:
     done = user.run([sys.executable, "-m", "goexfs", "diff", "try"])
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     done = user.run([sys.executable, "-m", "goexfs", "run", "--system", "--base", "/srv", "--", "true"])
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (2, "Error: --system and --base exclude each other")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2, "goexfs: --system and --base exclude each other (`goexfs run --help` shows how it is written)"
+    )
