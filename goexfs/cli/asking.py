@@ -7,7 +7,7 @@ store: it is given the changes, and its answers are a selection.  Main thread on
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
@@ -93,8 +93,9 @@ class Questions:
     """One conversation about groups of changes (see ``snapshots.merging.partial.together``)."""
 
     def __init__(
-        self, groups: Sequence[list[Change]], moved: Collection[bytes] = (), *, color: bool, place: str
-    ) -> None:
+        self, groups: Sequence[list[Change]], moved: Collection[bytes] = (), *, color: bool,
+        place: Callable[[bytes], str],
+    ) -> None:  # fmt: skip
         self._files = [_file(group, moved) for group in _worth_asking(groups)]
         self._color = color
         self._place = place
@@ -171,7 +172,7 @@ class Questions:
     def _answer(self, file: _File, at: int) -> str:
         item = file.items[at]
         number = f"({at + 1}/{len(file.items)}) " if len(file.items) > 1 else ""
-        prompt = f"{number}Merge this {item.what} into {self._place} [{self._keys(file, at)}]? "
+        prompt = f"{number}Merge this {item.what} into {self._place(file.change.path)} [{self._keys(file, at)}]? "
         answer = ""
         while not answer:
             answer = _line(styled(prompt, self._color, fg="blue", bold=True))
@@ -252,7 +253,7 @@ class Questions:
         change = file.change
         if file.parts is not None and file.parts.hunks:
             old = change.old_path or change.path
-            for line in (f"--- {quoted(b'a/' + old)}", f"+++ {quoted(b'b/' + change.path)}"):
+            for line in (f"--- {_side(b'a/', old)}", f"+++ {_side(b'b/', change.path)}"):
                 self._say(styled(line, self._color, bold=True))
             return
         for shown in summary.name_status(file.changes[:_MOST_NAMES], color=self._color):
@@ -313,6 +314,11 @@ _NAMES = {
     Status.ADDED: "addition", Status.DELETED: "deletion", Status.RENAMED: "renaming", Status.MODIFIED: "change",
     Status.TYPE_CHANGED: "replacement", Status.ATTRS_CHANGED: "change of attributes",
 }  # fmt: skip
+
+
+def _side(prefix: bytes, path: bytes) -> str:
+    """As in a patch; a path in a further base is an absolute one."""
+    return quoted(path if path.startswith(b"/") else prefix + path)
 
 
 def _worth_asking(groups: Sequence[list[Change]]) -> list[list[Change]]:

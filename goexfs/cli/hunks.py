@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli.output import home_of, note, print_json, printable, quoted, styled, use_color
+from goexfs.cli.output import home, note, print_json, printable, quoted, styled, use_color
 from goexfs.cli.params import ANY_PATH, POINT, color_option, json_option, path_in
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def hunks_chosen(
         raise RunBusy(f"run {run.record.label} is mounted: unmount it before you merge it (goexfs umount {run.id})")
     groups, moved = run.groups()
     groups = [group for group in groups if choose is None or all(map(choose, group))]
-    questions = Questions(groups, moved, color=use_color(), place=home_of(run))
+    questions = Questions(groups, moved, color=use_color(), place=lambda path: home(run.find(path)[0].base))
     selection = questions.ask()
     for path, part, reason in questions.rejected:
         run.reject(path, part, reason)

@@ -1,13 +1,14 @@
 """A run with several bases is one run: reviewed, gone on with, merged and undone as one."""
 
 import os
+import re
 import select
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import GOEXFS, Command, environment
+from tests.cli.conftest import GOEXFS, Command, Terminal, environment
 from tests.support.commands import eventually
 
 
@@ -109,6 +110,28 @@ for wrong in /etc {other}/../x {other}x; do goexfs diff $wrong || echo $?; done
     assert back == ["1", "2", "rewind", "2", "2", "2", ""]
     assert goexfs("diff", "two", "--name-status").stdout == f"A\tadded\nM\t{other}/old\n"
     assert goexfs("diff", "two@then", "--name-status").stdout == f"A\tadded\nM\t{other}/old\n"
+
+
+def test_hunks_are_asked_about_in_both_bases(
+    goexfs: Command, other: Path, fresh_base: Path, terminals: list[Terminal]
+) -> None:
+    """Each question names the base that it is about; what is chosen is one merge, and the rest stays."""
+    (other / "lines").write_text("".join(f"{n}\n" for n in range(30)))
+    script = f"echo 1 > added; sed -i 's/^3$/three/; s/^25$/more/' {other}/lines; rm {other}/old"
+    goexfs("run", "--name", "two", "--cow", other, "--keep", "--", "sh", "-c", script)
+    terminal = goexfs.terminal("merge", "-p", "two", COLUMNS="200")
+    terminals.append(terminal)
+    for place, answer in ((fresh_base, "y"), (other, "n"), (other, "y"), (other, "y")):
+        terminal.expect(rf"Merge this [a-z ]+ into {re.escape(str(place))} \[")
+        terminal.type(answer + "\n")
+    assert terminal.wait() == 0, terminal.shown
+    assert f"+++ {other}/lines" in terminal.shown
+    assert (fresh_base / "added").read_text() == "1\n"
+    words = (other / "lines").read_text().split()
+    assert ("three" in words, "more" in words, (other / "old").exists()) == (False, True, False)
+    assert goexfs("diff", "two", "--name-status").stdout == f"M\t{other}/lines\n"
+    assert goexfs("undo").returncode == 0
+    assert (other / "old").exists() and not (fresh_base / "added").exists()
 
 
 def test_each_base_at_a_place_of_its_own(goexfs: Command, other: Path, area: Path, fresh_base: Path) -> None:
