@@ -29,6 +29,10 @@ NEAR_SECONDS = 100e-6
 """a request that came within this time of falling asleep would have been caught by spinning (waking takes about half
 of it)
 """
+NAP_MS = 2
+"""how long to sleep on the device alone before the event loop is asked what else there is: coming out of such a sleep
+takes one system call, out of the event loop's three, and another task's turn
+"""
 YIELD_REQUESTS = 256
 YIELD_SECONDS = 0.004
 """other tasks (control socket, sealing, slow reads that are done) get their turn after this many requests or this
@@ -51,11 +55,16 @@ Wait = Callable[[], Awaitable[bool]]
 class Waiter:
     """The wait for one device.  ``waiter.wait`` is what the session loop awaits: True to receive, False to end."""
 
-    def __init__(self, fd: int, *, spin: bool, before_first: Callable[[], bool] | None = None) -> None:
+    def __init__(
+        self, fd: int, *, spin: bool, before_first: Callable[[], bool] | None = None,
+        alone: Callable[[], bool] = lambda: False,
+    ) -> None:  # fmt: skip
         """*before_first* is asked at every wait until it says that the device is ready to be polled.
 
-        While it answers False the session loop receives once without polling.
+        While it answers False the session loop receives once without polling.  *alone* says whether no request waits
+        for what a thread is doing, so that the event loop may be late for a moment.
         """
+        self._alone = alone
         self._fd = fd
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -72,6 +81,7 @@ class Waiter:
         self._yielded_at = perf_counter()
         self.requests = 0
         self.spins_paid = 0
+        self.naps = 0
         self.sleeps = 0
 
     def stop(self) -> None:
@@ -135,11 +145,15 @@ class Waiter:
         return False  # counted when the sleep that follows has ended
 
     async def _sleep(self, *, spun: bool) -> None:
-        self.sleeps += 1
         began = perf_counter()
-        self._since_yield = 0
-        await trio.lowlevel.wait_readable(self._fd)
-        self._yielded_at = now = perf_counter()
+        if self._alone() and self._poll.poll(NAP_MS):
+            self.naps += 1
+            now = perf_counter()
+        else:
+            self.sleeps += 1
+            self._since_yield = 0
+            await trio.lowlevel.wait_readable(self._fd)
+            self._yielded_at = now = perf_counter()
         if self._spin_allowed:
             # A sleep after a spin is a spin that missed; one without tells whether spinning would have caught the
             # request.
