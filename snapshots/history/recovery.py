@@ -62,9 +62,17 @@ def tidy(directory: Path, position: int) -> None:
     """
     for name in durable.listdir(directory / "spool"):
         durable.unlink(directory / "spool" / name)
-    for first, path in journal.segments(directory / "journal"):
-        records, damage = journal.read_segment(path)
-        if first >= position or (damage is not None and not records):
+    for name in durable.listdir(directory / "journal"):
+        if name.endswith(journal.UNFINISHED):
+            durable.unlink(directory / "journal" / name)
+    known = journal.segments(directory / "journal")
+    last = max((first for first, _ in known if first < position), default=position)
+    for first, path in known:
+        if first >= position:
             durable.unlink(path)
-        elif damage is not None:
-            os.truncate(path, damage.offset)
+        elif first == last:  # those before it stay as they are: to read all of them costs what the history holds
+            records, damage = journal.read_segment(path)
+            if damage is not None and not records:
+                durable.unlink(path)
+            elif damage is not None:
+                os.truncate(path, damage.offset)
