@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bench.crowd import crowd
 from bench.document import Figure
-from bench.history import SIZES, HistoryBench
+from bench.history import HistoryBench
+from bench.operations import operations
 from bench.subjects import clean_environment, goexfs_command
 from bench.trees import Trees
 
@@ -45,6 +46,7 @@ class Lifecycle:
         self._environ = clean_environment() | {"GOEXFS_HOME": str(self._place / "store")}
         self.parts: Sequence[Part] = (
             Part("start", self._start),
+            Part("operations", lambda: operations(self._place, self._trees)),
             Part("verbs", self._verbs),
             Part("diff", self._diff),
             Part("merge", self._merge),
@@ -142,8 +144,7 @@ class Lifecycle:
         self._goexfs("gc")
 
     def _history(self) -> Iterator[Figure]:
-        bench = HistoryBench(self._place, self._trees, self._repeat, self._say, sizes=SIZES[:-1])
-        yield from bench.figures()
+        yield from HistoryBench(self._place, self._trees, self._repeat, self._say).figures()
 
     def _at_once(self, count: int) -> Iterator[Figure]:
         store = self._place / f"store{count}"

@@ -357,6 +357,10 @@ class _Server:
 
         waiter._poll = Lying()
 
+    async def do_nodes(self) -> int:
+        """Nodes in memory."""
+        return len(self.overlay.nodes)
+
     async def do_rss(self) -> int:
         """Resident memory of the server, in bytes."""
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
