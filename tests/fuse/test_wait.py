@@ -1,6 +1,7 @@
 """The adaptive wait by itself, on a pipe instead of a device."""
 
 import os
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -164,3 +165,29 @@ def test_an_unknown_module_is_left_alone() -> None:
     wait.SELF_TEST_SECONDS = wait_seconds
     del module._session_loop
     assert not trio.run(wait.can_install, module)
+
+
+def test_requests_that_are_near_do_not_wake_the_event_loop(pipe: tuple[int, int]) -> None:
+    busy = False
+
+    async def main() -> None:
+        nonlocal busy
+        waiter = Waiter(pipe[0], spin=False, alone=lambda: not busy)
+        os.write(pipe[1], b"a")
+        assert await waiter.wait()
+        os.read(pipe[0], 1)
+        writer = threading.Timer(wait.NAP_MS / 4000, os.write, (pipe[1], b"b"))
+        writer.start()
+        assert await waiter.wait()
+        writer.join()
+        os.read(pipe[0], 1)
+        assert waiter.naps + waiter.sleeps == 1  # a nap, unless the timer was late
+        busy = True
+        naps = waiter.naps
+        writer = threading.Timer(0.01, os.write, (pipe[1], b"c"))
+        writer.start()
+        assert await waiter.wait()
+        writer.join()
+        assert waiter.naps == naps, "whoever waits for a thread is not kept waiting"
+
+    trio.run(main)
