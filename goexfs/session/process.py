@@ -59,23 +59,33 @@ def run(
     ``timeout`` seconds, ``SandboxError`` when there is no sandbox to run it in, and ``CommandNotFound`` or
     ``CommandNotExecutable`` when it cannot be started.
     """
-    with terminal_restored(), Arrivals(FORWARDED) as signals:
-        in_terminal = has_foreground()  # before the command is there, which takes it over
-        for left in reversed(range(ATTEMPTS)):
-            child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
+    with terminal_restored():
+        for _ in range(ATTEMPTS - 1):
             try:
-                if command.directory is not None and (running := child.note()) is not None:
-                    roster.begin(command.directory, running)
-                wait = _Wait(command, child, signals, timeout, grace, askers, in_terminal=in_terminal)
-                return wait.end()
+                return _attempt(command, timeout, grace, askers)
             except SocketGone:
-                if not left or wait.deadly is not None:
-                    raise
-            finally:
-                child.kill_all()
-                if command.directory is not None:
-                    roster.end(command.directory)
-        raise AssertionError("the last attempt returns or raises")
+                pass
+        return _attempt(command, timeout, grace, askers)
+
+
+def _attempt(command: Command, timeout: float | None, grace: float, askers: Sequence[Asking]) -> Ended:
+    """Raises ``SocketGone`` when it is worth another one, with signals as they were: a child inherits them."""
+    with Arrivals(FORWARDED) as signals:
+        in_terminal = has_foreground()  # before the command is there, which takes it over
+        child: Child = Sandboxed(command) if command.sandbox is not None else Plain(command)
+        wait = _Wait(command, child, signals, timeout, grace, askers, in_terminal=in_terminal)
+        try:
+            if command.directory is not None and (running := child.note()) is not None:
+                roster.begin(command.directory, running)
+            return wait.end()
+        except SocketGone:
+            if wait.deadly is not None:  # told to end meanwhile
+                return Ended(128 + wait.deadly, wait.deadly)
+            raise
+        finally:
+            child.kill_all()
+            if command.directory is not None:
+                roster.end(command.directory)
 
 
 class _Wait:

@@ -185,10 +185,13 @@ def test_a_socket_of_the_host_that_goes_away_meanwhile(area: Path, monkeypatch: 
     monkeypatch.setattr(Sandbox, "listening", lambda self: lists.pop() if lists else found(self))
     box = Sandbox(os.fsencode(base), os.fsencode(base / "mount"))
     env = {**os.environb, b"GOEXFS_RUN": b"r-test-%d" % os.getpid()}
-    command = Command((b"sh", b"-c", b"echo x >> made"), os.fsencode(base), env, f"r-test-{os.getpid()}", box)
+    script = b"grep SigBlk /proc/self/status >> made"
+    command = Command((b"sh", b"-c", script), os.fsencode(base), env, f"r-test-{os.getpid()}", box)
     if times == 1:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         assert process.run(command).status == 0
-        assert (base / "mount/made").read_text() == "x\n"
+        assert (base / "mount/made").read_text() == "SigBlk:\t0000000000000000\n"
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     else:
         with pytest.raises(SandboxError, match="a socket of the host went away"):
             process.run(command)
