@@ -6,7 +6,6 @@ Ctrl-C.
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 
@@ -47,6 +46,8 @@ def write(chunks: Iterable[bytes]) -> None:
 
 def _page_through(argv: list[str], chunks: Iterable[bytes]) -> bool:
     """False when the pager is not there, with nothing consumed from ``chunks``."""
+    import subprocess
+
     environ = dict(os.environ)
     environ.setdefault("LESS", "FRX")  # for PAGER=less: colours shown, short output not held
     environ.setdefault("LESSCHARSET", "utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from goexfs.cli import attention, dress, pager, stat, summary
+from goexfs.cli import attention, dress, pager, summary
 from goexfs.cli.comparing import Comparison, comparison, note_unknown
 from goexfs.cli.output import on_terminal, print_json, quoted, use_color
 from goexfs.cli.params import ANY_PATH, POINT, color_option
@@ -76,10 +76,10 @@ def diff_command(
             _print_groups(compared.run, changes, as_json=form == "json", color=color)
         else:
             print_changes(compared, changes, style)
-        if (style.form != "json" and not by_process) and (effects := compared.run.effects.pending()):
+        if style.form != "json" and not by_process and compared.run.has_effects:
             from goexfs.cli import effect
 
-            effect.show(compared.run, effects)
+            effect.show(compared.run, compared.run.effects.pending())
     ctx.exit(DIFFERENT if exit_code and changes else 0)
 
 
@@ -125,6 +125,8 @@ def _printed(
     if form == "name-status":
         return summary.name_status(changes, zero=style.zero, color=colored and not style.zero)
     if form == "stat":
+        from goexfs.cli import stat
+
         return stat.lines(patch(changes, binary=False, copies=True), stat.sizes(changes), color=colored)
     whole = chain.from_iterable(
         _of_part(compared, number, within, style, form) for number, within in compared.run.divide(changes)

@@ -97,6 +97,11 @@ class Account:
         position = self.position(at)
         return [read for read in found if read.number < position]
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether it ever did, or wanted done, anything outside the filesystem."""
+        return self._store.runs.has_effects(self.id)
+
     def paired(
         self, changes: "Sequence[Change]", *, times: bool = False, from_base: bool = True
     ) -> "list[Change]":

@@ -32,6 +32,8 @@ PING_SECONDS = 10.0
 SEAL_SECONDS = 300.0
 STOP_SECONDS = 300.0
 """Sealing, and so stopping, takes as long as the disk needs for what is dirty: at most some hundred MiB."""
+PATIENCE = {"ping": PING_SECONDS, "status": CONNECT_SECONDS, "seal": SEAL_SECONDS, "stop": STOP_SECONDS}
+"""How many seconds the client waits for an answer, by verb."""
 
 _CREDENTIALS = struct.Struct("3i")
 

@@ -6,14 +6,13 @@ recovery of a crashed one.  Starts nothing: see ``store`` and ``run``.  Belongs 
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from goexfs.session import birth, checks, control, policing, processes
+from goexfs.session import checks, policing
 from goexfs.session.account import Account
 from goexfs.session.activity import Activity
 from goexfs.session.errors import ServerError
@@ -28,6 +27,7 @@ from snapshots.storage.store import Store
 if TYPE_CHECKING:
     from goexfs.policy.rules import Limit, Policy, Refused, Waiting
     from goexfs.policy.survey import Survey
+    from goexfs.session import control
     from goexfs.session.effects import RunEffects, Wish
     from goexfs.session.onto import Choices
     from snapshots.history.recovery import Recovery
@@ -215,16 +215,18 @@ class RunHandle(Past, Account, Activity, Onto):
 
         The server has the kernel write back what it holds, if anybody has a file open for writing.
         """
-        self._ask("seal", timeout=control.SEAL_SECONDS)
+        self._ask("seal")
 
-    def status(self) -> control.Status:
+    def status(self) -> "control.Status":
         """What the server of a mounted run says of itself."""
-        status = self._ask("status", timeout=control.CONNECT_SECONDS).status
+        status = self._ask("status").status
         assert status is not None
         return status
 
-    def _ask(self, verb: control.Verb, *, timeout: float, force: bool = False) -> control.Answer:
-        return control.ask(self._store.runs.directory(self.id), verb, timeout=timeout, force=force)
+    def _ask(self, verb: "control.Verb", *, force: bool = False) -> "control.Answer":
+        from goexfs.session import control
+
+        return control.ask(self._store.runs.directory(self.id), verb, timeout=control.PATIENCE[verb], force=force)
 
     def unmount(self, *, force: bool = False) -> tuple[str, ...]:
         """Unmount; the run is kept, and everything written to the mount is in the store when this returns.
@@ -239,8 +241,8 @@ class RunHandle(Past, Account, Activity, Onto):
         if state != "active":
             raise RunState(f"run {self.record.label} is not mounted: it is {state}")
         try:
-            self._ask("ping", timeout=control.PING_SECONDS)  # stopping may take long, saying that one lives may not
-            answer = self._ask("stop", timeout=control.STOP_SECONDS, force=force)
+            self._ask("ping")  # stopping may take long, saying that one lives may not
+            answer = self._ask("stop", force=force)
         except ServerError:
             if force and self._kill_server():
                 self.recover()
@@ -254,6 +256,8 @@ class RunHandle(Past, Account, Activity, Onto):
 
     def _kill_server(self) -> bool:
         """Kill a server that lives and does not answer; False when there is none."""
+        from goexfs.session import birth, processes
+
         pid = self.record.pid
         pidfd = -1 if pid is None or not self._store.runs.is_locked(self.id) else processes.open_pid(pid)
         if pidfd < 0:
@@ -432,6 +436,8 @@ class RunHandle(Past, Account, Activity, Onto):
 
 def _is_dead(mountpoint: bytes) -> bool:
     """Whether nobody serves the mount; asked by a child, for a server that hangs would hang the one who asks."""
+    import subprocess
+
     try:
         done = subprocess.run(
             [b"stat", b"-f", b"--", mountpoint], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from goexfs.policy.rules import LIMITS, Canary, Kind, Limit, Policy, Refused, Waiting
-from goexfs.session import control
 from goexfs.session.home import default_policy_path
 from snapshots.entries import UpperState
 from snapshots.layers.base import BaseTree
@@ -143,6 +142,8 @@ def decide(
     directory: Path, limit: str, *, allow: bool, most: int | None = None
 ) -> tuple[tuple[str, Limit], ...]:
     """Tell the server of the run in ``directory`` what the user has decided about a limit (empty: all that matter)."""
+    from goexfs.session import control
+
     question = control.Question("limit", limit=limit, allow=allow, most=most)
     answer = control.put(directory, question, timeout=control.CONNECT_SECONDS)
     return tuple((name, msgspec.convert({"most": number, "then": then}, Limit)) for name, number, then in answer.limits)

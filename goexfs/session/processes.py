@@ -4,13 +4,15 @@ Owns the reading of ``/proc/PID`` and the adoption of orphans (a process-wide sw
 ``GOEXFS_RUN`` by which a descendant is recognised.  Any thread.
 """
 
-import ctypes
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
@@ -101,6 +103,8 @@ def ignores_all(pid: int, signals: Iterable[int]) -> bool:
 
 def adopt_orphans() -> bool:
     """Become the parent of descendants whose parent dies; what the switch was before."""
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     before = ctypes.c_int()
     libc.prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(before))
@@ -110,6 +114,8 @@ def adopt_orphans() -> bool:
 
 def stop_adopting(before: bool) -> None:
     """Put the switch back to what ``adopt_orphans`` returned."""
+    import ctypes
+
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(before))
 
 
