@@ -46,6 +46,15 @@ def test_what_a_dead_process_put_is_freed(store, store_path):
     assert list((store_path / "objects").iterdir()) == []
 
 
+def test_how_far_it_is_is_told(store):
+    told = []
+    gc(store, progress=lambda done, total: told.append((done, total)))
+    (total,) = {total for _, total in told}
+    assert told[0] == (0, total) or told[0][0] >= 1
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1] == (total, total)
+
+
 def test_what_a_living_process_put_stays(store, store_path, base):
     run = store.runs.create(base=base)
     with Store.open(store_path) as writer:

@@ -4,8 +4,10 @@ import os
 import random
 import stat
 import time
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from snapshots.entries import FIRST_NEW_INO, ROOT_INO, WHITEOUT, Checkpoint, Link, UpperState
@@ -16,6 +18,7 @@ from snapshots.history.history import History
 from snapshots.history.journal import Change, JournalWriter, Process
 from snapshots.history.moments import parse_time
 from snapshots.history.retention import NEWEST, set_limit, thin
+from snapshots.history.rewind import rewind
 from snapshots.history.timeline import position_at
 from snapshots.storage.states import difference
 from snapshots.storage.store import Store
@@ -278,6 +281,47 @@ def test_forks_see_what_was_and_go_their_own_way(store: Store, base: bytes, seed
     assert len(store.objects) == 0
     for table in ("entries", "links", "uses", "forks", "snapshots", "runs"):
         assert store.database.one(f"SELECT count(*) FROM {table}") == (0,), table
+
+
+def test_what_snapshots_forks_and_rewinds_cost(store: Store, base: bytes) -> None:
+    """What is dirty or differs, not what the run has changed: in instructions of the database, which have no noise."""
+    few, many = (costs(store, store.runs.create(base=base).id, changed) for changed in (20, 2000))
+    looked_at = many.pop("rewind") - few.pop("rewind")
+    assert looked_at < 2000 * 0.3, "of what is the same, a rewind sees only since when it is"
+    assert {name for name in few if many[name] > few[name] * 1.5 + 20} == set(), (few, many)
+
+
+def costs(store: Store, run_id: str, changed: int) -> dict[str, int]:
+    """Of the verbs, in a run that has changed so many files, and five of them again."""
+    upper, names = store.upper(run_id), store.objects.put_many(b"%d" % n for n in range(changed))
+    entries = tuple(entry(FIRST_NEW_INO + n, content=whole(name, 1)) for n, name in enumerate(names))
+    links = tuple(Link(ROOT_INO, b"n%d" % n, each.ino) for n, each in enumerate(entries))
+    upper.commit(Checkpoint(entries, (), links, (), FIRST_NEW_INO + changed, 10), hold=())
+    other = store.objects.put(b"another")
+    few = tuple(msgspec.structs.replace(each, size=7, content=whole(other, 7)) for each in entries[:5])
+    verbs: dict[str, Callable[[], object]] = {
+        "checkpoint": lambda: upper.commit(Checkpoint(few, (), (), (), FIRST_NEW_INO + changed, 20), hold=()),
+        "snapshot": lambda: History(store, run_id).snapshot("one"),
+        "fork": lambda: fork(store, run_id, None),
+        "fork of a snapshot": lambda: fork(store, run_id, 10),
+        "rewind": lambda: rewind(store, run_id, 10),
+    }
+    return {name: instructions(store, verb) for name, verb in verbs.items()}
+
+
+def instructions(store: Store, work: Callable[[], object]) -> int:
+    """How many hundreds of instructions of SQLite some work takes."""
+    count = 0
+
+    def one_hundred_more() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    store.database._sql.set_progress_handler(one_hundred_more, 100)
+    work()
+    store.database._sql.set_progress_handler(None, 0)
+    return count
 
 
 def test_a_fork_is_a_run(store: Store, author: Author) -> None:
