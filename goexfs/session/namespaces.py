@@ -93,7 +93,7 @@ def _is_set_up(init: int) -> bool:
             return True
         if time.monotonic() > deadline:
             raise SandboxError(f"bubblewrap did not make the sandbox within {_SETUP_SECONDS:.0f} s")
-        time.sleep(0.0005)
+        time.sleep(0.001)
 
 
 def _mounts(pid: int) -> tuple[bool, list[bytes]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def get_ready(record: Run) -> "Survey | None":
     """Load what is needed, find out how a command is started, and look for what the run will not see of its base."""
     import goexfs.effects.configuration  # for a command in the sandbox
+    import goexfs.fuse.device  # to see what is mounted there
     import goexfs.session.effects  # for the end of a run, and what follows
     import goexfs.session.process  # noqa: F401
     import snapshots.history.forks
