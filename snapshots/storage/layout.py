@@ -27,7 +27,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from snapshots.errors import StoreMissing, StoreUnusable
+from snapshots.errors import StoreDamaged, StoreMissing, StoreUnusable
 from snapshots.storage import durable
 
 DIRECTORY_MODE = 0o700
@@ -102,8 +102,8 @@ class Layout:
     def prepare(self, *, create: bool) -> None:
         """Make sure that the directories are there, private and ours to write.
 
-        Errors: StoreMissing when there is nothing and ``create`` is false; StoreUnusable when there is something
-        else, or the directory cannot be made or written; StoreFull.
+        Errors: StoreDamaged when only the database is gone; StoreMissing when there is nothing and ``create`` is
+        false; StoreUnusable when there is something else, or the directory cannot be made or written; StoreFull.
         """
         try:
             present = set(os.listdir(self.root))
@@ -120,6 +120,13 @@ class Layout:
             if foreign:
                 raise StoreUnusable(
                     f"{self.root} holds other files ({sorted(foreign)[0]!r}, …) and no store; name an empty directory"
+                )
+            with durable.reporting(f"cannot use the store {self.root}"):
+                orphans = os.listdir(self.runs) if "runs" in present else []
+            if orphans and not self.database.exists():  # which another first run may have made by now; a new database would take what is theirs for strays
+                raise StoreDamaged(
+                    f"{self.database} is gone, and with it what {self.root} has of runs; put a copy of it back, or move"
+                    f" {self.root} away to begin a new store"
                 )
             if not create:
                 raise StoreMissing(f"there is no store at {self.root}; the first run makes one")

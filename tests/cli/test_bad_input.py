@@ -127,6 +127,10 @@ def test_a_damaged_store(goexfs: Command, goexfs_home: Path) -> None:
     for words in (["ls"], ["gc"], ["run", "--", "true"], ["fsck", "--repair"]):
         said = refused(goexfs(*words), 76)
         assert "move" in said and "fsck" not in said, "fsck cannot say more of what is no database"
+    (goexfs_home / "store.db").unlink()
+    for words in (["ls"], ["gc"], ["run", "--", "true"], ["show", "x"]):
+        assert "store.db is gone" in refused(goexfs(*words), 76)
+    assert not (goexfs_home / "store.db").exists(), "no new store over what is left of the old one"
 
 
 def test_no_store(goexfs: Command) -> None:
