@@ -123,7 +123,8 @@ class Layout:
                 )
             with durable.reporting(f"cannot use the store {self.root}"):
                 orphans = os.listdir(self.runs) if "runs" in present else []
-            if orphans and not self.database.exists():  # which another first run may have made by now; a new database would take what is theirs for strays
+            # Another first run may have made both by now.  A new database would take what is theirs for strays.
+            if orphans and not self.database.exists():
                 raise StoreDamaged(
                     f"{self.database} is gone, and with it what {self.root} has of runs; put a copy of it back, or move"
                     f" {self.root} away to begin a new store"
