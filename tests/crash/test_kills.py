@@ -206,7 +206,8 @@ class Harness:
         if seen == after:
             return
         # A write is several requests: create, truncate, write, times.  Only that file may be something in between.
-        assert name in ("write", "truncate"), f"kill {number}, {doing}: {differences(seen, after)}"
+        refused = [line for line in (self.area / "log").read_text().splitlines() if line.startswith("!")][-3:]
+        assert name in ("write", "truncate"), f"kill {number}, {doing}, {refused}: {differences(seen, after)}"
         own = arguments[0]
         wrong = {path for path in differences(seen, before) if path != own}
         inode = {path for path in wrong if linked(self.native, path, own)}
