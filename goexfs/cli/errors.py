@@ -66,6 +66,7 @@ STATUS: dict[type[BaseException], int] = {
     mount_errors.UnmountFailed: 91,
     session_errors.ServerError: 92,
     session_errors.SandboxError: 93,
+    session_errors.SocketGone: 93,
     store_errors.BaseChanged: 94,
     store_errors.SnapshotUnknown: 95,
     store_errors.SnapshotExists: 96,

@@ -28,7 +28,7 @@ from goexfs.session import limits, namespaces, processes
 from goexfs.session import sandbox as sandboxes
 from goexfs.session.cgroups import Group
 from goexfs.session.confinement import Host
-from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError
+from goexfs.session.errors import CommandNotExecutable, CommandNotFound, SandboxError, SocketGone
 from goexfs.session.roster import Running
 from goexfs.session.sandbox import Sandbox
 from goexfs.session.syscalls import Filter, compile_filter
@@ -95,10 +95,6 @@ class Child(Protocol):
     def status(self, returncode: int) -> int:
         """The command's exit status, from how ``popen`` ended; ``SandboxError`` when it never started, ``SocketGone``
         when it is worth another try."""
-
-
-class SocketGone(SandboxError):
-    """A socket of the host that was to be covered is not there any more: the command was not started."""
 
 
 class Sandboxed:

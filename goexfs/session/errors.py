@@ -42,6 +42,10 @@ class SandboxError(GoexfsError):
     """Bubblewrap is missing, or this machine does not let it work."""
 
 
+class SocketGone(SandboxError):
+    """A socket of the host that was to be covered is not there any more: the command was not started."""
+
+
 class NotInside(GoexfsError):
     """A command that is for the user, given inside a run."""
 

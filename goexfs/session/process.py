@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 from goexfs.session import activity, roster
 from goexfs.session.arrivals import Arrivals
-from goexfs.session.children import Child, Command, Plain, Sandboxed, SocketGone
+from goexfs.session.children import Child, Command, Plain, Sandboxed
+from goexfs.session.errors import SocketGone
 from goexfs.session.questions import Asking
 from goexfs.session.terminal import borrowed, foreground_group, hand_over, has_foreground, terminal_restored
 
