@@ -138,14 +138,22 @@ def fork_after(number: int) -> str:
     return f"fork{number}"
 
 
+def first_names(found: Picture) -> dict[object, bytes]:
+    """The first of its names for the number of every inode."""
+    first: dict[object, bytes] = {}
+    for path in sorted(found):
+        first.setdefault(found[path][0], path)
+    return first
+
+
 def picture(overlay: Overlay) -> Picture:
     """What is seen; in place of its number every inode has the first of its names.
 
     In a live mount a base file that came back has a number of its own, because the kernel knows the old one.
     """
     found: Picture = dump(overlay)
-    first: dict[object, bytes] = {}
-    return {path: (first.setdefault(found[path][0], path), *found[path][1:]) for path in sorted(found)}
+    first = first_names(found)
+    return {path: (first[number], *rest) for path, (number, *rest) in sorted(found.items())}
 
 
 def pictures(area: Path, base: Path, seed: int, steps: int) -> list[Picture]:
@@ -193,12 +201,14 @@ def check_forks(path: Path, base: Path, expected: list[Picture], done: int) -> N
                 overlay.close()
 
 
-def recovered(path: Path, run_id: str, base: Path) -> tuple[Picture, Recovery | None]:
-    """What the next command on the run finds, and what recovery says."""
+def recovered(path: Path, run_id: str, base: Path) -> tuple[Picture, Recovery | None, set[bytes]]:
+    """What the next command on the run finds, what recovery says, and the first name of each file it lost bytes of."""
     with Store.open(path) as store, store.runs.lock(run_id):
         recovery = recover(store, run_id)
         with BaseTree(os.fsencode(base)) as tree:
             overlay = Overlay(tree, store.upper(run_id).load(), store.objects, path)
+            first = first_names(dump(overlay))
             seen = picture(overlay)
             overlay.close()
-        return seen, recovery
+        lost = {ino for ino, _ in recovery.lost} if recovery is not None else set()
+        return seen, recovery, {first[ino] for ino in lost if ino in first}

@@ -130,7 +130,7 @@ def check_kills(area: Path, seed: int, which: Callable[[int], range], *, limit: 
         shutil.copytree(fresh, path)
         done, _, killed = until(fuse, path, run_id, base, seed, torn=bool(fuse % 2))
         assert killed, fuse
-        seen, recovery = recovered(path, run_id, base)
+        seen, recovery, _ = recovered(path, run_id, base)
         assert is_between(seen, *expected[done : done + 2]), f"step {fuse} of {total}, operation {done}: {recovery}"
         assert recovery is None or not recovery.lost
         check_forks(path, base, expected, done)
@@ -199,6 +199,6 @@ def test_killed_while_recovering(tmp_path: Path) -> None:
     assert total > 5
     for fuse in range(1, total + 1):
         assert recovering(fuse)[1], fuse
-        seen, _ = recovered(path, run_id, base)
+        seen, *_ = recovered(path, run_id, base)
         assert seen == expected[last], fuse
-        assert recovered(path, run_id, base) == (seen, None)
+        assert recovered(path, run_id, base) == (seen, None, set())
