@@ -91,9 +91,13 @@ def probed(gate: Gate, mount: Mounted, seconds: float = BLOCKED_S) -> Iterator[N
 
 
 def shell(script: str, place: Path) -> None:
-    """Two programs at once do the same."""
-    command = ["sh", "-euc", script]
-    running = [subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL) for _ in range(2)]
+    """Two programs at once do the same.
+
+    They go there themselves: with ``cwd`` this process would wait for the mount, with all of its threads, while one of
+    them is to have the disk answer.
+    """
+    command = ["sh", "-euc", f'cd "$0"\n{script}', place]
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [each.wait(60) for each in running] == [0, 0]
 
 
@@ -125,7 +129,8 @@ def test_nobody_else_waits(area: Path, kind: Callable[[bytes], Any], script: str
     ):
         with probed(gate, mount):
             if script is CHANGING:
-                subprocess.run(["sh", "-euc", script], cwd=mount.path, stdout=subprocess.DEVNULL, check=True)
+                command = ["sh", "-euc", f'cd "$0"\n{script}', mount.path]
+                subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             else:
                 shell(script, mount.path)
         kinds = {what for what, _, _ in gate.held}

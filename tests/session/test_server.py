@@ -119,7 +119,7 @@ def test_the_server_dies_while_a_command_runs(store: RunStore, fresh_base: Path)
 
 
 def test_a_server_that_hangs_is_killed_at_the_end(store: RunStore, fresh_base: Path, monkeypatch) -> None:
-    monkeypatch.setattr(control, "PING_SECONDS", 0.5)
+    monkeypatch.setitem(control.PATIENCE, "ping", 0.5)
     run = store.start(fresh_base)
     (run.mountpoint / "made").touch()
     run.seal()
