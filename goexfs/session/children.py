@@ -162,7 +162,7 @@ class Sandboxed:
         if init is None:
             return  # it ends, and ``status`` says why
         assert command.sandbox is not None
-        namespaces.seclude(init, command.sandbox.shows)
+        namespaces.seclude(init, command.sandbox.shown_of)
         self._group = limits.bound(init, command.run_id, command.processes, command.memory)
         if command.hosts:
             from goexfs.session.outlet import Outlet

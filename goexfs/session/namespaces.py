@@ -62,18 +62,19 @@ def _set(fd: int, kind: str) -> None:
         raise OSError(ctypes.get_errno(), f"entering the sandbox: {os.strerror(ctypes.get_errno())}")
 
 
-def seclude(init: int, shows: Callable[[bytes], bool]) -> None:
+def seclude(init: int, shown_of: Callable[[list[bytes]], list[bytes]]) -> None:
     """Close the sandbox of process ``init``, whose command has not started, as is said above.
 
-    ``shows`` tells whether the host's directory at a path can be seen inside at that path, and is not meant to be.
+    ``shown_of`` tells which of the host's directories can be seen inside at their paths, and are not meant to be.
     Returns at once when ``init`` ends meanwhile.  Raises ``SandboxError``.
     """
     if not _is_set_up(init):
         return
     receives, others = _mounts(init)
-    if not receives and not any(map(shows, others)):
+    covered = shown_of(others) if others else []
+    if not receives and not covered:
         return
-    words = [str(init), *(os.fsdecode(other) for other in others if shows(other))]
+    words = [str(init), *map(os.fsdecode, covered)]
     said = _fork(words) if threading.active_count() == 1 else _spawn(words)
     if said and processes.born(init) is not None:
         raise SandboxError(

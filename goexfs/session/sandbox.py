@@ -213,10 +213,14 @@ class Sandbox:
         missing already, and cannot be made."""
         return self.base != b"/" or os.path.lexists(os.path.join(self.mountpoint, path[1:]))
 
-    def shows(self, path: bytes) -> bool:
-        """Whether what the host has at ``path`` is seen there, without having been opened by name."""
+    def shown_of(self, paths: Iterable[bytes]) -> list[bytes]:
+        """Those of the paths at which what the host has there is seen, without having been opened by name."""
+        view = self.view()
         opened = (*self.rw, *self.ro)
-        return self.view().source(path) == path and not any(is_inside(place, path) for place in opened)
+        return [
+            path for path in paths
+            if view.source(path) == path and not any(is_inside(place, path) for place in opened)
+        ]  # fmt: skip
 
     def listening(self) -> list[bytes]:
         """Sockets of the host that the command would see now, but for those that the user opened."""
