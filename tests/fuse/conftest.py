@@ -1,11 +1,21 @@
 """Fixtures of the tests that mount."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounts import Mounted, mounted
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """In place of a device: what is read from, and what is written to."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    for fd in (reading, writing):
+        os.close(fd)
 
 
 @pytest.fixture

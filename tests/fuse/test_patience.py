@@ -1,19 +1,10 @@
 """Waiting for a quick disk without a thread, by itself, on a pipe instead of a device."""
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
 from goexfs.fuse.patience import SPIN_SECONDS, Patience
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe()
-    yield reading, writing
-    for fd in (reading, writing):
-        os.close(fd)
 
 
 def never() -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +10,6 @@ import trio
 
 from goexfs.fuse import wait
 from goexfs.fuse.wait import Waiter
-
-
-@pytest.fixture
-def pipe() -> Iterator[tuple[int, int]]:
-    reading, writing = os.pipe()
-    yield reading, writing
-    for fd in (reading, writing):
-        os.close(fd)
 
 
 class Loop:

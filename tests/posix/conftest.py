@@ -21,6 +21,16 @@ BIG = 1_300_000
 KINDS = ("native", "base", "upper", "copied")
 
 
+def written(path: Path, data: bytes, offset: int = 0) -> None:
+    """With what the kernel has kept back brought out: until then it promises nothing."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(fd, data, offset)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def fill(top: Path) -> None:
     """A little of everything, all older than the test."""
     top.mkdir()

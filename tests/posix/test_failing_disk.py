@@ -16,7 +16,7 @@ import pytest
 import goexfs
 from snapshots.errors import GoexfsError
 from snapshots.storage.runrecord import Run
-from tests.posix.conftest import BIG
+from tests.posix.conftest import BIG, written
 from tests.support import faults, trees
 from tests.support.commands import Goexfs
 from tests.support.mounts import eventually
@@ -27,16 +27,6 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 ALLOWED = (errno.EIO, errno.EDQUOT, errno.ENOSPC)
-
-
-def write(path: Path, data: bytes, offset: int = 0) -> None:
-    """Until it is synced the kernel promises nothing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        os.pwrite(fd, data, offset)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def holds(path: Path, data: bytes, offset: int = 0) -> bool:
@@ -53,11 +43,11 @@ def own(top: Path) -> bytes:
 Change = tuple[Callable[[Path], object], Callable[[Path], bool]]
 CHANGES: dict[str, Change] = {
     # how, and whether it has been done; each in a tree of its own
-    "small": (lambda top: write(top / "small", b"s" * 3000), lambda top: holds(top / "small", b"s" * 3000)),
-    "large": (lambda top: write(top / "large", own(top)), lambda top: holds(top / "large", own(top))),
-    "into a file": (lambda top: write(top / "file", b"CHANGED", 3), lambda top: holds(top / "file", b"conCHANGED")),
+    "small": (lambda top: written(top / "small", b"s" * 3000), lambda top: holds(top / "small", b"s" * 3000)),
+    "large": (lambda top: written(top / "large", own(top)), lambda top: holds(top / "large", own(top))),
+    "into a file": (lambda top: written(top / "file", b"CHANGED", 3), lambda top: holds(top / "file", b"conCHANGED")),
     "into a large one": (
-        lambda top: write(top / "big", b"CHANGED", BIG // 2), lambda top: holds(top / "big", b"CHANGED", BIG // 2)
+        lambda top: written(top / "big", b"CHANGED", BIG // 2), lambda top: holds(top / "big", b"CHANGED", BIG // 2)
     ),
     "longer": (lambda top: os.truncate(top / "empty", 300_000), lambda top: (top / "empty").stat().st_size == 300_000),
     "shorter": (lambda top: os.truncate(top / "big", 9000), lambda top: (top / "big").stat().st_size == 9000),

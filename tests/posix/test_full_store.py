@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.posix.conftest import BIG, fill
+from tests.posix.conftest import BIG, fill, written
 from tests.posix.test_bases import kernel_mount
 from tests.posix.test_names import EXCHANGE, renameat2
 from tests.support import trees
@@ -30,16 +30,6 @@ def small(area: Path) -> Iterator[Path]:
     """A filesystem without much room."""
     with kernel_mount(area / "small", "-t", "tmpfs", "-o", f"size={ROOM}", "small") as place:
         yield place
-
-
-def written(path: Path, data: bytes, offset: int = 0) -> None:
-    """With what the kernel has kept back brought out: until then it promises nothing."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
-    try:
-        os.pwrite(fd, data, offset)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 Call = Callable[[Path], object]
