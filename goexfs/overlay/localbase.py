@@ -20,11 +20,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 from goexfs.overlay.blocking import Lent, WouldBlock
 from goexfs.overlay.nowait import can_open, open_now, stat_now
-from goexfs.overlay.warming import WALK_SECONDS, fetch, look, read_attributes, read_tree
+from goexfs.overlay.warming import Known, Place, Walk, fetch, look, read_attributes, read_directory
 from snapshots.layers.base import STAGING_PREFIX, BaseDir, BaseTree
 
 WARM_S = 2.0
@@ -64,6 +65,9 @@ class LocalBaseTree(BaseTree):
         """how many names of a directory were not in memory, and when that was last so"""
         self._walked = (0, 0.0)
         """the same of directories of which several were not"""
+        self._walk = Walk()
+        """what was read along, to be gone on with by whoever gets to its end within `WARM_S`"""
+        self._walk_until = 0.0
         self._lock = threading.Lock()
         self._idle: list[BaseTree] = []
         """trees for worker threads; as many as ever asked at once"""
@@ -76,6 +80,8 @@ class LocalBaseTree(BaseTree):
         with self._lock:
             self._closed = True
             trees, self._idle = self._idle, []
+            walk, self._walk = self._walk, Walk()
+        walk.close()
         for tree in trees:
             tree.close()
         super().close()
@@ -116,8 +122,10 @@ class LocalBaseTree(BaseTree):
         """What brings the answer into memory, and notes that it is there."""
         if kind == "xattrs":
             self._attributes_until = time.monotonic() + WARM_S
-        seconds = self._worth_walking(d) if kind == "name" else None
-        ask = self._in_thread(d, lambda fd: self._warm(kind, fd, name, seconds))
+        walked = self._worth_walking(d) if kind == "name" else None
+        above = d.parent.identity if d.parent is not None else None
+        walk = partial(self._walk_on, above=above, name=d.name)
+        ask = self._in_thread(d, lambda fd: self._warm(kind, fd, name, walk, walked))
 
         def prepare() -> None:
             began = time.monotonic()
@@ -132,8 +140,10 @@ class LocalBaseTree(BaseTree):
 
         return WouldBlock(prepare)
 
-    def _worth_walking(self, d: BaseDir) -> float | None:
-        """A name of *d* is not in memory: for how long its directories are worth walking; None: not even *d* itself."""
+    def _worth_walking(self, d: BaseDir) -> bool | None:
+        """A name of *d* is not in memory: whether somebody walks, or only its other names are worth reading; None: not
+        even those.
+        """
         now = time.monotonic()
         count, last = self._missed.pop(d, (0, 0.0))
         count = 1 if now - last > WARM_S else count + 1
@@ -144,22 +154,39 @@ class LocalBaseTree(BaseTree):
             return None
         walked, last = self._walked
         self._walked = walked, last = 1 if now - last > WARM_S else walked + 1, now
-        return WALK_SECONDS if walked > _WALKED else 0.0
+        return walked > _WALKED
 
-    def _warm(self, kind: str, fd: int, name: bytes, seconds: float | None) -> Sequence[_Key]:
+    def _warm(
+        self, kind: str, fd: int, name: bytes, walk: Callable[..., list[Known]], walked: bool | None
+    ) -> Sequence[_Key]:
         """Bring into memory what a question is about, in a worker thread; what is known to be there then."""
         if kind == "name":
             look(fd, [name])
-            if seconds is not None:
-                return read_tree(fd, attributes=False, seconds=seconds)
+            if walked is not None:
+                return walk(fd, attributes=False) if walked else read_directory(fd, attributes=False)
         elif kind == "link":
             os.readlink(name, dir_fd=fd)
         elif kind == "list":
-            return read_tree(fd, attributes=time.monotonic() < self._attributes_until)
+            return walk(fd, attributes=time.monotonic() < self._attributes_until)
         else:
             read_attributes(fd, name)
-            return read_tree(fd, attributes=True)
+            return walk(fd, attributes=True)
         return []
+
+    def _walk_on(self, fd: int, *, above: Place | None, name: bytes, attributes: bool) -> list[Known]:
+        """Read the directory open as *fd*, *name* in *above*, and what somebody who walks will ask for next."""
+        with self._lock:
+            walk, self._walk = self._walk, Walk()
+            if time.monotonic() > self._walk_until:
+                walk.close()
+        try:
+            return walk.read(fd, above, name, attributes=attributes)
+        finally:
+            with self._lock:
+                if not self._closed:
+                    walk, self._walk = self._walk, walk  # the other one is of a thread that went somewhere else
+                    self._walk_until = time.monotonic() + WARM_S
+            walk.close()
 
     def _in_thread(self, d: BaseDir, ask: Callable[[int], T]) -> Callable[[], T | None]:
         """*ask*, to be called in a worker thread, with a descriptor of *d*; None when there is no such directory."""

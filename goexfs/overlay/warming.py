@@ -12,19 +12,23 @@ import stat
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import NamedTuple
 
 from goexfs.overlay.nowait import is_mountpoint, tells_kinds
 
 NAMES_LIMIT = 1024
 """names of one directory beyond which their attributes are not read along"""
 WALK_SECONDS = 0.02
-"""how long to go on below the directory that was asked for"""
+"""how long to go on behind the directory that was asked for"""
+LEVELS_LIMIT = 64
+"""descriptors that a walk holds; deeper down it gives up what is far above"""
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Known = tuple[str, tuple[int, int]]
-"""what of a directory is in memory (``list``, ``names`` or ``xattrs``: of all its names), and the directory's
-identity"""
+Place = tuple[int, int]
+"""the identity of a directory: device and inode number"""
+Known = tuple[str, Place]
+"""what of a directory is in memory (``list``, ``names`` or ``xattrs``: of all its names)"""
 
 
 def look(fd: int, names: Iterable[bytes]) -> list[bytes]:
@@ -59,38 +63,98 @@ def read_attributes(fd: int, name: bytes) -> None:
             os.getxattr(path, attr, follow_symlinks=False)
 
 
-def read_tree(top: int, *, attributes: bool, seconds: float = WALK_SECONDS) -> list[Known]:
-    """Read the directory open as *top*, and for so long what is below it on the same device.
+class Walk:
+    """The reading of a tree, directory by directory, for a while at a time: it goes on where it was when somebody gets
+    to where it has not been yet.
 
-    With *attributes*, the extended ones too.
+    It goes in the order in which programs walk, and holds a descriptor of every directory on its way down.
     """
-    known: list[Known] = []
-    end = time.monotonic() + seconds
-    device = os.fstat(top).st_dev
-    waiting: list[tuple[int, list[bytes]]] = []
-    """open directories, and the names of those below them that are still to be read, last first"""
-    try:
-        fd = os.open(b".", _DIR, dir_fd=top)  # for an offset of its own
-        waiting.append((fd, _read_directory(fd, known, attributes=attributes)))
-        while waiting:
-            fd, names = waiting[-1]
-            if not names or time.monotonic() > end:
-                os.close(waiting.pop()[0])
+
+    def __init__(self) -> None:
+        self._levels: list[_Level] = []
+        """from where it began down to where it is"""
+
+    def close(self) -> None:
+        """Let go of every directory."""
+        while self._levels:
+            os.close(self._levels.pop().fd)
+
+    def read(
+        self, top: int, above: Place | None = None, name: bytes = b"",
+        *, attributes: bool, seconds: float = WALK_SECONDS,
+    ) -> list[Known]:  # fmt: skip
+        """Read the directory open as *top*, and for so long what follows on the same device.
+
+        That is what is below it, and then, if *top* is *name* in the directory *above* and the walk was about to go on
+        there, what was left of the walk.  With *attributes*, the extended ones too.
+        """
+        end = time.monotonic() + seconds
+        if not self._has_before_it(above, name):
+            self.close()
+        known: list[Known] = []
+        device = self._enter(os.open(b".", _DIR, dir_fd=top), None, known, attributes)  # for an offset of its own
+        while self._levels and time.monotonic() < end:
+            level = self._levels[-1]
+            if not level.below:
+                os.close(self._levels.pop().fd)
                 continue
             with suppress(OSError):
-                fd = os.open(names.pop(), _DIR, dir_fd=fd)
-                waiting.append((fd, []))
-                if os.fstat(fd).st_dev == device:
-                    waiting[-1][1].extend(_read_directory(fd, known, attributes=attributes))
-    finally:
-        for fd, _ in waiting:
+                fd = os.open(level.below.popitem()[0], _DIR, dir_fd=level.fd)
+                self._enter(fd, device, known, attributes)
+        return known
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left before it."""
+        return not self._levels
+
+    def _has_before_it(self, above: Place | None, name: bytes) -> bool:
+        """Whether that name, or one beside it, was to be read next; it counts as read then.
+
+        Who goes to and fro in a large tree would else wait for much that he never asks for.
+        """
+        while self._levels and not self._levels[-1].below:
+            os.close(self._levels.pop().fd)
+        if not self._levels or self._levels[-1].place != above or name not in self._levels[-1].below:
+            return False
+        del self._levels[-1].below[name]
+        return True
+
+    def _enter(self, fd: int, device: int | None, known: list[Known], attributes: bool) -> int:
+        """Go down into an open directory, unless it is on another *device*; the one it is on."""
+        try:
+            st = os.fstat(fd)
+            same = device in (None, st.st_dev)
+            below = _read_directory(fd, (st.st_dev, st.st_ino), known, attributes=attributes) if same else []
+        except BaseException:
             os.close(fd)
-    return known
+            raise
+        self._levels.append(_Level(fd, (st.st_dev, st.st_ino), dict.fromkeys(below)))
+        if len(self._levels) > LEVELS_LIMIT:
+            os.close(self._levels.pop(0).fd)
+        return st.st_dev
 
 
-def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[bytes]:
+class _Level(NamedTuple):
+    """One directory on the way down."""
+
+    fd: int
+    place: Place
+    below: dict[bytes, None]
+    """names of directories that are still to be read, last first"""
+
+
+def read_directory(top: int, *, attributes: bool) -> list[Known]:
+    """Read the directory open as *top*, and nothing below it."""
+    walk = Walk()
+    try:
+        return walk.read(top, attributes=attributes, seconds=0.0)
+    finally:
+        walk.close()
+
+
+def _read_directory(fd: int, place: Place, known: list[Known], *, attributes: bool) -> list[bytes]:
     """Read one directory; the names of the directories in it, last first."""
-    st = os.fstat(fd)
     names, mounts = [], 0
     told = tells_kinds(fd)
     with os.scandir(fd) as entries:
@@ -101,15 +165,15 @@ def _read_directory(fd: int, known: list[Known], *, attributes: bool) -> list[by
                 mounts += 1
             else:
                 names.append(name)
-    known.append(("list", (st.st_dev, st.st_ino)))
+    known.append(("list", place))
     if len(names) > NAMES_LIMIT:
         return []
     below = look(fd, names)
     if not mounts:
-        known.append(("names", (st.st_dev, st.st_ino)))
+        known.append(("names", place))
     if attributes:
         for name in (b".", *names):
             read_attributes(fd, name)
         if not mounts:
-            known.append(("xattrs", (st.st_dev, st.st_ino)))
+            known.append(("xattrs", place))
     return below[::-1]

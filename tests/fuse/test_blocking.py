@@ -18,7 +18,7 @@ import pytest
 
 from goexfs.overlay.localbase import LocalBaseTree
 from goexfs.overlay.slowbase import SlowBaseTree
-from goexfs.overlay.warming import read_tree
+from goexfs.overlay.warming import Walk
 from tests.support.disks import disk, why_not
 from tests.support.gated import Gate, Question, gated
 from tests.support.mounts import Mounted, eventually, mounted
@@ -185,11 +185,12 @@ def test_a_dead_mount_below_is_not_asked_even_where_listings_do_not_tell_what_is
     with disk(area, 16 << 20, without="filetype") as own:
         (own.path / "file").touch()
         with gated(area / "source", own.path / "mnt") as gate, ThreadPoolExecutor() as others:
-            top = os.open(own.path, os.O_RDONLY)
+            top, walk = os.open(own.path, os.O_RDONLY), Walk()
             os.kill(gate.pid, signal.SIGSTOP)
             try:
-                known = others.submit(read_tree, top, attributes=True).result(BLOCKED_S)
+                known = others.submit(walk.read, top, attributes=True).result(BLOCKED_S)
             finally:
                 os.kill(gate.pid, signal.SIGCONT)
                 os.close(top)
+                walk.close()
             assert "list" in [what for what, _ in known]
