@@ -10,6 +10,7 @@ from typing import Any
 
 from bench import report
 from bench.document import Document, Measured
+from bench.subjects import FLOOR
 
 COLORS = {
     "goexfs": "#1f9e89", "overlayfs": "#a8b1bd", "fuse-overlayfs": "#e08e3c", "unionfs-fuse": "#a4508b",
@@ -43,7 +44,7 @@ def draw(document: Document, stem: Path, only: Sequence[str] = ()) -> list[Path]
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    subjects = [subject for subject in document.subjects if subject != "native"]
+    subjects = [subject for subject in document.subjects if subject not in ("native", FLOOR)]
     subjects.sort(key="goexfs".__ne__)  # ours on top
     chosen = [result for result in document.workloads if not only or result.name in only]
     chosen = [result for result in chosen if any(result.ratio(subject, "native") for subject in subjects)]

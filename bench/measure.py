@@ -1,11 +1,13 @@
 """The order of the repetitions, and the clock.
 
-Owns fairness: subjects take turns within every repetition, in an order that rotates, so that what drifts on the machine
-meets all of them; each repetition has a fresh mount with nothing written yet, on a disk that has nothing left to write.
+Owns fairness: subjects take turns within every repetition, in an order drawn anew for each, so that neither what drifts
+on the machine nor what one leaves behind (freed memory that the host takes back, a disk with much to forget) always
+meets the same; each repetition has a fresh mount with nothing written yet, on a disk that has nothing left to write.
 """
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -124,9 +126,8 @@ def measure(
         result.failures = {subject.name: ABSENT for subject in subjects}
         return result
     for number in range(repeat):
-        turn = number % len(subjects)
-        for subject in [*subjects[turn:], *subjects[:turn]]:
-            if subject.name in result.failures:
+        for subject in random.Random(f"{workload.name} {number}").sample(subjects, len(subjects)):
+            if subject.name in result.failures or (subject.reads_only and workload.writes != "no"):
                 continue
             told(f"{workload.name}: {subject.name}, {number + 1} of {repeat}")
             try:

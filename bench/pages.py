@@ -51,6 +51,8 @@ def write(document: Document, root: Path) -> list[Path]:
     performance = root / "docs" / "performance.md"
     workloads = report.markdown(*report.rows(document))
     _replace(performance, "times", f"{about}\n{ALL}\n\n{workloads}")
+    head, body = report.floor(document)
+    _replace(performance, "floor", report.markdown(head, body) if body else "")
     _replace(performance, "targets", _targets(document))
     figures = [[figure.name, report.amount(figure), str(len(figure.samples))] for figure in document.figures]
     _replace(performance, "lifecycle", report.markdown(["what", "median", "repetitions"], figures) if figures else "")

@@ -6,6 +6,7 @@ Owns their forms, on a terminal and as Markdown.  Computes nothing that a docume
 from collections.abc import Sequence
 
 from bench.document import Document, Figure, Measured
+from bench.subjects import FLOOR
 
 COMPARED = ("native", "fuse-overlayfs", "unionfs-fuse")
 """what goexfs's ratio is shown to"""
@@ -33,14 +34,15 @@ def amount(figure: Figure) -> str:
 
 def line(result: Measured, subjects: Sequence[str]) -> str:
     """One workload's medians, while the others are still to be measured."""
-    cells = [f"{subject} {milliseconds(result.median(subject))}" for subject in subjects]
+    measured = [subject for subject in subjects if subject in result.seconds or subject in result.failures]
+    cells = [f"{subject} {milliseconds(result.median(subject))}" for subject in measured]
     ratios = [f"{ratio(result.ratio('goexfs', other))} of {other}" for other in COMPARED if other in subjects]
     return f"{result.name}: {', '.join(cells)} ms; goexfs {', '.join(ratios)}"
 
 
 def rows(document: Document) -> tuple[list[str], list[list[str]]]:
     """The head and the rows of the table of workloads: medians, goexfs's ratios pair by pair, requests."""
-    subjects = document.subjects
+    subjects = [subject for subject in document.subjects if subject != FLOOR]
     compared = [other for other in COMPARED if other in subjects and "goexfs" in subjects]
     head = ["workload", *(f"{subject}, ms" for subject in subjects), *(f"goexfs / {other}" for other in compared)]
     body = []
@@ -52,6 +54,19 @@ def rows(document: Document) -> tuple[list[str], list[list[str]]]:
         ratios = [ratio(result.ratio("goexfs", other)) for other in compared]
         body.append([result.name, *cells, *ratios, f"{sum(result.requests.values()):,}" if result.requests else "-"])
     return [*head, "requests"], body
+
+
+def floor(document: Document) -> tuple[list[str], list[list[str]]]:
+    """The head and the rows of the table that shows what of the time is pyfuse3, for what only reads."""
+    head = ["workload", "native, ms", "fuse-overlayfs, ms", "pyfuse3 alone, ms", "goexfs, ms"]
+    compared = ((FLOOR, "native"), (FLOOR, "fuse-overlayfs"), ("goexfs", FLOOR))
+    body = []
+    for result in document.workloads:
+        if result.median(FLOOR) is None:
+            continue
+        times = [milliseconds(result.median(subject)) for subject in ("native", "fuse-overlayfs", FLOOR, "goexfs")]
+        body.append([result.name, *times, *(ratio(result.ratio(of, to)) for of, to in compared)])
+    return [*head, *(f"{of} / {to}" for of, to in compared)], body
 
 
 def failure(result: Measured, subject: str) -> str:
@@ -74,6 +89,8 @@ def table(document: Document) -> None:
     console = Console(width=150)
     if body:
         console.print(shown)
+    for cells in floor(document)[1]:
+        print(f"{cells[0]}: pyfuse3 alone {cells[3]} ms, {cells[6]} of fuse-overlayfs; goexfs {cells[7]} of that")
     for result in document.workloads:
         for subject, reason in result.failures.items():
             print(f"{result.name}: {subject}: {reason}")

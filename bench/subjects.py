@@ -16,6 +16,9 @@ from pathlib import Path
 
 Mounter = Callable[[Path, Path, bool], AbstractContextManager[Path]]
 CONNECTIONS = Path("/sys/fs/fuse/connections")
+ROOT = Path(__file__).resolve().parents[1]
+FLOOR = "pyfuse3 alone"
+"""a filesystem on pyfuse3 that has nothing to do"""
 PATIENCE = 180
 """seconds for a mount or unmount: sealing what was written may take some"""
 
@@ -33,6 +36,8 @@ class Subject:
     mount: Mounter
     version: tuple[str, ...] = ()
     """prints what it is"""
+    reads_only: bool = False
+    """whether nothing can be written to it"""
 
 
 def clean_environment() -> dict[str, str]:
@@ -50,7 +55,7 @@ def compile_goexfs() -> None:
     """Do what pip does at an installation: the first start does not compile."""
     subprocess.run(
         [sys.executable, "-m", "compileall", "-q", "goexfs", "snapshots"],
-        cwd=Path(__file__).resolve().parents[1], env=clean_environment(), check=True,
+        cwd=ROOT, env=clean_environment(), check=True,
     )  # fmt: skip
 
 
@@ -185,6 +190,16 @@ def _goexfs(base: Path, work: Path, _copied: bool) -> Iterator[Path]:
         _unmount(mountpoint, *goexfs_command(), "umount", mountpoint, variables=store)
 
 
+@contextlib.contextmanager
+def _floor(base: Path, work: Path, _copied: bool) -> Iterator[Path]:
+    (mountpoint,) = _places(work, "mnt")
+    _run(sys.executable, "-m", "bench.floor", base, mountpoint, cwd=ROOT)
+    try:
+        yield _mounted(mountpoint)
+    finally:
+        _unmount(mountpoint)
+
+
 def _root() -> str | None:
     return None if os.geteuid() == 0 else "only root may mount it"
 
@@ -196,6 +211,7 @@ SUBJECTS = (
     Subject("unionfs-fuse", _needs("unionfs"), _unionfs, ("unionfs", "--version")),
     Subject("agentfs", _needs("agentfs"), _agentfs, ("agentfs", "--version")),
     Subject("branchfs", _needs("branchfs"), _branchfs, ("branchfs", "--version")),
+    Subject(FLOOR, _root, _floor, reads_only=True),
     Subject("goexfs", lambda: None, _goexfs, (*goexfs_command(), "--version")),
 )
 
