@@ -34,8 +34,9 @@ class Floor(pyfuse3.Operations):
 
     def __init__(self, base: bytes) -> None:
         super().__init__()
-        self._paths = [b"", base]
-        self._faces = [EntryAttributes(), _face(base, pyfuse3.ROOT_INODE)]
+        self._paths: dict[int, bytes] = {}
+        """by inode number, which is the base's, as git knows it"""
+        self._faces: dict[int, EntryAttributes] = {}
         self._below: dict[int, dict[bytes, EntryAttributes]] = {}
         self._listed: dict[int, list[tuple[bytes, EntryAttributes]]] = {}
         self._absent = EntryAttributes()
@@ -43,18 +44,20 @@ class Floor(pyfuse3.Operations):
         self._absent.entry_timeout = FOR_EVER
         self._kept = listings.Listings()
         self._dirs: dict[int, Dir] = {}
-        for ino, path in enumerate(self._paths):  # which grows on the way
-            if ino and stat.S_ISDIR(self._faces[ino].st_mode):
-                self._read(ino, path)
+        self._read(base, pyfuse3.ROOT_INODE)
 
-    def _read(self, ino: int, path: bytes) -> None:
-        self._dirs[ino] = Dir(ino, stat.S_IFDIR)
-        below = self._below[ino] = {}
-        for name in os.listdir(path):
-            below[name] = _face(path + b"/" + name, len(self._faces))
-            self._faces.append(below[name])
-            self._paths.append(path + b"/" + name)
-        self._listed[ino] = [(b".", self._faces[ino]), (b"..", self._faces[ino]), *below.items()]
+    def _read(self, path: bytes, number: int = 0) -> EntryAttributes:
+        st, face = os.lstat(path), EntryAttributes()
+        face.st_ino = ino = number or st.st_ino
+        face.entry_timeout = face.attr_timeout = FOR_EVER
+        for field in ("mode", "nlink", "uid", "gid", "rdev", "size", "blocks", "atime_ns", "mtime_ns", "ctime_ns"):
+            setattr(face, f"st_{field}", getattr(st, f"st_{field}"))
+        self._paths[ino], self._faces[ino] = path, face
+        if stat.S_ISDIR(st.st_mode):
+            self._dirs[ino] = Dir(ino, st.st_mode)
+            self._below[ino] = {name: self._read(path + b"/" + name) for name in os.listdir(path)}
+            self._listed[ino] = [(b".", face), (b"..", face), *self._below[ino].items()]
+        return face
 
     async def lookup(self, parent: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         """See pyfuse3, as for all that follow."""
@@ -105,15 +108,6 @@ class Floor(pyfuse3.Operations):
 
     def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:  # type: ignore[override]
         """Nothing is forgotten."""
-
-
-def _face(path: bytes, ino: int) -> EntryAttributes:
-    st, face = os.lstat(path), EntryAttributes()
-    face.st_ino = ino
-    face.entry_timeout = face.attr_timeout = FOR_EVER
-    for field in ("mode", "nlink", "uid", "gid", "rdev", "size", "blocks", "atime_ns", "mtime_ns", "ctime_ns"):
-        setattr(face, f"st_{field}", getattr(st, f"st_{field}"))
-    return face
 
 
 async def serve(base: bytes, mountpoint: bytes) -> None:

@@ -17,6 +17,7 @@ from bench.document import Document, Figure, Measured
 from bench.history import SIZES, HistoryBench
 from bench.measure import TooLong, shell
 from bench.programs import PROGRAMS
+from bench.subjects import FLOOR
 from bench.trees import BUILDERS, Trees
 from bench.workloads import WORKLOADS
 from tests.support.commands import CHECKOUT
@@ -93,6 +94,34 @@ def test_a_small_measurement_from_end_to_end(area: Path) -> None:
     assert [path.name for path in area.iterdir() if path.is_dir()] == [], "nothing is left"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the filesystem that does nothing is mounted by root only")
+def test_the_floor_shows_the_tree_and_is_measured_where_nothing_is_written(area: Path) -> None:
+    small = ("--scale", "200", "--repeat", "1", "--place", area, "--subject", FLOOR, "--subject", "goexfs")
+    done = bench(*small, "--only", "grep, warm", "--only", "edit", "--no-lifecycle", "--json", area / "floor.json")
+    assert done.returncode == 0, done.stderr
+    read, edited = Document.read(area / "floor.json").workloads
+    assert read.seconds.keys() == {FLOOR, "goexfs"}, read.failures
+    assert edited.seconds.keys() == {"goexfs"}, edited.failures
+    base, mountpoint = area / "base", area / "mnt"
+    shutil.copytree(CHECKOUT / "bench", base / "bench", symlinks=True)
+    (base / "link").symlink_to("bench")
+    mountpoint.mkdir()
+    subprocess.run([sys.executable, "-m", "bench.floor", base, mountpoint], cwd=CHECKOUT, check=True)
+    try:
+        for place in base.rglob("*"):
+            shown = mountpoint / place.relative_to(base)
+            told, there = shown.lstat(), place.lstat()
+            assert (told.st_ino, told.st_mode, told.st_size) == (there.st_ino, there.st_mode, there.st_size)
+            if place.is_symlink():
+                assert shown.readlink() == place.readlink()
+            elif place.is_file():
+                assert shown.read_bytes() == place.read_bytes()
+            else:
+                assert sorted(os.listdir(shown)) == sorted(os.listdir(place))
+    finally:
+        subprocess.run(["umount", mountpoint], check=True)
+
+
 def test_what_history_costs_is_measured_by_changes_and_by_base(area: Path) -> None:
     figures = list(HistoryBench(area, Trees(area, 2000), 2, str, SIZES).figures())
     names = {figure.name: figure for figure in figures}
@@ -130,9 +159,13 @@ def test_the_pages_are_written_from_the_file(area: Path) -> None:
     for page in ("README.md", "docs/performance.md"):
         shutil.copy(CHECKOUT / page, area / page)
     document = made_up()
+    document.subjects.append(FLOOR)
+    document.workloads[0].seconds[FLOOR] = [0.1, 0.1, 0.1]
     pages.write(document, area)
     performance, readme = (area / "docs/performance.md").read_text(), (area / "README.md").read_text()
     assert "| grep, warm | 200 | 400 | timeout | 200 | 2.00 | 0.50 | - | 1,234 |" in performance
+    assert f"| {document.workloads[0].name} | 200 | 400 | 100 | 200 | 0.50 | 0.25 | 2.00 |" in performance
+    assert performance.count(FLOOR) == 4, "in the head of that table alone"
     assert "| run --discard -- true | 310 ms | 3 |" in performance
     assert "| grep, warm, to native | 1.2 | 2.00 |" in performance, "a target that is missed is not hidden"
     assert "| first 4 KiB into 4 GiB | 10 ms | 200 ms |" in performance

@@ -128,7 +128,7 @@ def test_drawn_sequences(
 @pytest.mark.usefixtures("small_limits")
 def test_many_drawn_sequences(fast_area: Path, store: Store, numbers: Iterator[int], least: int) -> None:
     """Short and long ones, of which some are merged."""
-    most, examples = {5: (12, 900), 12: (30, 1100), 30: (100, 200)}[least]
+    most, examples = {5: (12, 800), 12: (30, 700), 30: (100, 200)}[least]
 
     @settings(max_examples=examples * (40 if LONG else 1))
     @given(
