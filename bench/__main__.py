@@ -20,6 +20,8 @@ from bench.trees import Trees
 from bench.workloads import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
+ORDER = {workload.name: number for number, workload in enumerate(WORKLOADS)}
+"""of the workloads in the tables, also when they were measured in several goes"""
 
 
 def parse() -> argparse.Namespace:
@@ -144,6 +146,7 @@ class Bench:
             if not any(later.tree == workload.tree for later in waiting[number + 1 :]):
                 trees.drop(workload.tree)
             self._document.workloads.append(result)
+            self._document.workloads.sort(key=lambda measured: ORDER.get(measured.name, len(ORDER)))
             self._write()
             say(f"{report.line(result, self._document.subjects)} (in {time.monotonic() - began:.0f} s)")
 

@@ -87,7 +87,7 @@ def test_a_small_measurement_from_end_to_end(area: Path) -> None:
     assert resumed.returncode == 0, resumed.stderr
     assert "rename" not in resumed.stderr, "what was measured is not measured again"
     document = Document.read(file)
-    assert [workload.name for workload in document.workloads] == [renamed.name, "edit of 50 MiB"]
+    assert [workload.name for workload in document.workloads] == ["edit of 50 MiB", renamed.name], "in their own order"
     assert document.finished == ["start"], document.broken
     assert document.figures[1].name == "run --discard -- true"
     assert "edit of 50 MiB" in resumed.stdout

@@ -145,15 +145,21 @@ class LocalBaseTree(BaseTree):
         even those.
         """
         now = time.monotonic()
+        walked, walked_at = self._walked
+        if now - walked_at > WARM_S:
+            walked = 0
         count, last = self._missed.pop(d, (0, 0.0))
         count = 1 if now - last > WARM_S else count + 1
-        self._missed[d] = count, now
+        # Who walks will ask for the others, too.  That he does so has to show again and again, in second names.
+        ahead = count == 1 and walked > _WALKED
+        self._missed[d] = 2 if ahead else count, now
         if len(self._missed) > _MISSED:
             self._missed.popitem(last=False)
+        if ahead:
+            return True
         if count != 2:  # afterwards all are in memory, or they are too many
             return None
-        walked, last = self._walked
-        self._walked = walked, last = 1 if now - last > WARM_S else walked + 1, now
+        self._walked = walked, _ = walked + 1, now
         return walked > _WALKED
 
     def _warm(

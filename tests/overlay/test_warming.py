@@ -66,6 +66,26 @@ def test_who_walks_finds_what_is_below_in_memory(tree: LocalBaseTree, tmp_path: 
     tree.close()
 
 
+def test_who_walks_waits_once_for_each_directory_as_long_as_it_shows(
+    tree: LocalBaseTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    places = [tree.dir(b"%d" % directory) for directory in range(DIRECTORIES)]
+
+    def asked(directory: int, *names: bytes) -> list[int]:
+        return [threads_asked(lambda name=name: tree.stat(places[directory], name)) for name in names]  # type: ignore[misc]
+
+    assert [asked(directory, b"0", b"1", b"2") for directory in range(4)] == [[1, 1, 0]] * 4
+    now[0] += localbase.WARM_S * 0.9
+    assert [asked(directory, b"0", b"1", b"2") for directory in (4, 5)] == [[1, 0, 0]] * 2
+    now[0] += localbase.WARM_S * 0.2
+    assert [asked(directory, b"0") for directory in (6, 7)] == [[1]] * 2
+    assert asked(7, b"1", b"2") == [1, 0], "one name of a directory after the other is no walk"
+    tree.close()
+
+
 def test_a_huge_directory_is_read_once_and_then_left_alone(
     tree: LocalBaseTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +197,9 @@ def test_a_deep_walk_holds_few_descriptors(tmp_path: Path) -> None:
 def test_who_lists_directory_after_directory_asks_a_thread_for_what_was_not_read_along(
     deep: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, threads: int
 ) -> None:
-    monkeypatch.setitem(Walk.read.__kwdefaults__, "seconds", seconds)
+    defaults = Walk.read.__kwdefaults__
+    assert defaults
+    monkeypatch.setitem(defaults, "seconds", seconds)
     tree = LocalBaseTree(os.fsencode(deep))
     tree.waiting = False
     places = [tree.root, *(tree.dir(os.fsencode(p.relative_to(deep))) for p in sorted(deep.rglob("*")) if p.is_dir())]
