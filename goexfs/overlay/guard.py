@@ -211,7 +211,9 @@ class Guard:
         old = path_of(*node.names()[:1])
         new = path_of((parent, name))
         for path, child in _below(node, old):
-            if self.matcher.flags(new + path[len(old) :], is_dir=child.is_dir) & HIDDEN:
+            there = new + path[len(old) :]
+            # (What a rule for a directory above it hides is asked about there.)
+            if self._may_match(there.rpartition(b"/")[2]) and self.matcher.flags(there, is_dir=child.is_dir) & HIDDEN:
                 raise _refuse(errno.EPERM)
 
     def moved(self, node: Node) -> None:
