@@ -93,11 +93,7 @@ class Walk:
             self.close()
         known: list[Known] = []
         device = self._enter(os.open(b".", _DIR, dir_fd=top), None, known, attributes)  # for an offset of its own
-        while self._levels and time.monotonic() < end:
-            level = self._levels[-1]
-            if not level.below:
-                os.close(self._levels.pop().fd)
-                continue
+        while (level := self._frontier()) is not None and time.monotonic() < end:
             with suppress(OSError):
                 fd = os.open(level.below.popitem()[0], _DIR, dir_fd=level.fd)
                 self._enter(fd, device, known, attributes)
@@ -113,12 +109,17 @@ class Walk:
 
         Who goes to and fro in a large tree would else wait for much that he never asks for.
         """
+        level = self._frontier()
+        if level is None or level.place != above or name not in level.below:
+            return False
+        del level.below[name]
+        return True
+
+    def _frontier(self) -> "_Level | None":
+        """The deepest directory of which something is left; let go of those below it."""
         while self._levels and not self._levels[-1].below:
             os.close(self._levels.pop().fd)
-        if not self._levels or self._levels[-1].place != above or name not in self._levels[-1].below:
-            return False
-        del self._levels[-1].below[name]
-        return True
+        return self._levels[-1] if self._levels else None
 
     def _enter(self, fd: int, device: int | None, known: list[Known], attributes: bool) -> int:
         """Go down into an open directory, unless it is on another *device*; the one it is on."""
