@@ -184,7 +184,7 @@ def _become(user: OrdinaryUser | None) -> None:
         "encodings.ascii", "encodings.idna", "email.parser", "secrets", "goexfs.fuse.service", "goexfs.watch",
     ):  # fmt: skip
         importlib.import_module(module)
-    if user is not None:
+    if user is not None and os.geteuid() == 0:  # else it is that user already
         os.setgroups([])
         os.setgid(user.gid)
         os.setuid(user.uid)
